@@ -1,0 +1,113 @@
+"""Configuration of the agent and of the operator: typed, read once at start.
+
+The chart writes both files; `schemas/config.schema.json` is generated from these classes.
+Environment variables carry only what the downward API knows: NODE_NAME, POD_NAME, POD_NAMESPACE.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Literal, TypeVar
+
+import msgspec
+import yaml
+
+from chrek import errors, names
+
+
+class Pvc(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A volume that every node mounts."""
+
+    pvcName: str = "chrek-pvc"
+    basePath: str = "/checkpoints"
+
+
+class Storage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where artifacts live."""
+
+    type: Literal["pvc"] = "pvc"
+    pvc: Pvc = Pvc()
+
+
+class AgentConfig(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="AgentConfig",
+):
+    """`chrek agent --config FILE`."""
+
+    apiVersion: Literal["chrek.nvidia.com/v1alpha1"]
+    release: str
+    """`<namespace>-<fullname>`: keys everything on the node that releases could share."""
+    watchNamespaces: list[str]
+    """Namespaces whose pods this agent serves."""
+    storage: Storage = Storage()
+    signalHostPath: str = "/var/lib/chrek/signals"
+    """The signal path: journal of what is in flight. Survives the agent, not the node."""
+    kubeletRoot: str = "/var/lib/kubelet"
+    """Where the kubelet keeps pods' volumes, as the agent sees it."""
+    stagingPath: str = "/run/chrek"
+    """A tmpfs private to the agent: CRIU reads verified copies of small images from it."""
+    httpPort: int = 8089
+    """/healthz, /readyz, /metrics."""
+    restoreTimeoutSeconds: int = 300
+    """A restore that takes longer is ended; the pod starts cold."""
+    silenceTimeoutSeconds: int = 30
+    """The longest time without a progress line after which chrek-init gives the agent up."""
+    dumpTimeoutSeconds: int = 1800
+    """A dump that takes longer is undone; the worker continues."""
+    readyTimeoutSeconds: int = 3600
+    """How long a checkpoint job's worker may take to get ready."""
+    maxConcurrentOperations: int = 4
+    """Dumps and restores at once on this node; more wait for their turn."""
+    logLevel: Literal["debug", "info", "warning", "error"] = "info"
+
+
+class OperatorConfig(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="OperatorConfig",
+):
+    """`chrek operator --config FILE`."""
+
+    apiVersion: Literal["chrek.nvidia.com/v1alpha1"]
+    release: str
+    """`<namespace>-<fullname>`."""
+    watchNamespaces: list[str]
+    initImage: str
+    initImagePullPolicy: Literal["Always", "IfNotPresent", "Never"] = "IfNotPresent"
+    storage: Storage = Storage()
+    leaseName: str
+    webhookName: str
+    """Name of the MutatingWebhookConfiguration whose caBundle the operator keeps."""
+    webhookServiceName: str
+    certificateSecretName: str
+    agentServiceAccountName: str
+    webhookPort: int = 9443
+    httpPort: int = 8089
+    agentWaitSeconds: int = 20
+    """How long a worker waits for its node's agent when the checkpoint was Ready at admission."""
+    logLevel: Literal["debug", "info", "warning", "error"] = "info"
+
+
+ConfigT = TypeVar("ConfigT", AgentConfig, OperatorConfig)
+
+
+def load(path: pathlib.Path, kind: type[ConfigT]) -> ConfigT:
+    """Read a configuration file.
+
+    Raises:
+        ConfigError: the file cannot be read, is not YAML, or a field is wrong (with its path).
+    """
+    hint = f"see schemas/config.schema.json; the chart writes this file ({names.CONFIG_API_VERSION})"
+    try:
+        raw = yaml.safe_load(path.read_text())
+        return msgspec.convert(raw, kind)
+    except (OSError, yaml.YAMLError, msgspec.ValidationError) as err:
+        raise errors.ConfigError(f"{path}: {err}", hint=hint) from err

@@ -1,0 +1,130 @@
+"""Every name that another program, a user or a Kubernetes object sees.
+
+Reasons, labels, annotations, environment variables and the aliases of older spellings live here and
+nowhere else, so that code, chart and documentation cannot drift apart.
+"""
+
+from __future__ import annotations
+
+import enum
+
+GROUP = "nvidia.com"
+VERSION = "v1alpha1"
+API_VERSION = f"{GROUP}/{VERSION}"
+CHECKPOINT_KIND = "DynamoCheckpoint"
+CHECKPOINT_PLURAL = "dynamocheckpoints"
+GRAPH_KIND = "DynamoGraphDeployment"
+GRAPH_PLURAL = "dynamographdeployments"
+CONFIG_API_VERSION = "chrek.nvidia.com/v1alpha1"
+
+ANNOTATION_CHECKPOINT = "nvidia.com/chrek-checkpoint"
+"""Opts a pod in: the identity hash or the name of a DynamoCheckpoint in the pod's namespace."""
+ANNOTATION_CONTAINER = "nvidia.com/chrek-container"
+ANNOTATION_SKIPPED = "nvidia.com/chrek-skipped"
+ANNOTATION_CAPTURE = "nvidia.com/chrek-capture"
+ANNOTATION_RESULT = "nvidia.com/chrek-result"
+LABEL_MANAGED = "nvidia.com/chrek-managed"
+LABEL_SOURCE = "nvidia.com/chrek-is-checkpoint-source"
+LABEL_HASH = "nvidia.com/chrek-checkpoint-hash"
+CONDITION_RESTORED = "nvidia.com/Restored"
+FINALIZER = "nvidia.com/chrek"
+
+ENV_STORAGE_TYPE = "DYN_CHECKPOINT_STORAGE_TYPE"
+ENV_LOCATION = "DYN_CHECKPOINT_LOCATION"
+ENV_PATH = "DYN_CHECKPOINT_PATH"
+ENV_HASH = "DYN_CHECKPOINT_HASH"
+ENV_READY_FILE = "DYN_READY_FOR_CHECKPOINT_FILE"
+
+VOLUME = "chrek"
+MOUNT_PATH = "/chrek"
+INIT_PATH = "/chrek/chrek-init"
+INIT_CONTAINER = "chrek-init"
+SOCKET_NAME = "agent.sock"
+READY_FILE = "/chrek/ready-for-checkpoint"
+DEFAULT_CONTAINER = "main"
+
+FIRST_WORKER_PID = 10000
+"""`ns_last_pid` of a checkpoint job's PID namespace before its worker starts.
+
+Restored PIDs are therefore above it and never meet those of probes or exec sessions in the target.
+"""
+
+ENV_ALIASES = {
+    "DYNAMO_CHECKPOINT_STORAGE_TYPE": ENV_STORAGE_TYPE,
+    "DYNAMO_CHECKPOINT_LOCATION": ENV_LOCATION,
+    "DYNAMO_CHECKPOINT_PATH": ENV_PATH,
+    "DYNAMO_CHECKPOINT_HASH": ENV_HASH,
+    "DYNAMO_CHECKPOINT_SIGNAL_FILE": ENV_READY_FILE,
+}
+"""Environment variables of the older draft -> today's. Both are set."""
+
+LABEL_ALIASES = {"nvidia.com/checkpoint-source": LABEL_SOURCE}
+IDENTITY_ALIASES = {"framework": "backendFramework", "frameworkVersion": "dynamoVersion"}
+MODE_ALIASES = {"Auto": "auto", "Reference": "reference"}
+
+
+class Phase(enum.StrEnum):
+    """Phase of a DynamoCheckpoint."""
+
+    PENDING = "Pending"
+    CREATING = "Creating"
+    READY = "Ready"
+    FAILED = "Failed"
+
+
+class Reason(enum.StrEnum):
+    """Why a pod started cold, an injection was skipped or a checkpoint failed.
+
+    The same word stands in the fall-back line of the container's log, in the Event, in the pod
+    condition, in metrics and in the troubleshooting guide. Words of `AGENT_*` are printed by
+    chrek-init itself.
+    """
+
+    RESTORED = "Restored"
+    CHECKPOINTED = "Checkpointed"
+    # The start protocol (chrek-init's own).
+    AGENT_UNAVAILABLE = "AgentUnavailable"
+    AGENT_GONE = "AgentGone"
+    AGENT_SILENT = "AgentSilent"
+    AGENT_PROTOCOL = "AgentProtocol"
+    # Decisions.
+    CHECKPOINT_NOT_FOUND = "CheckpointNotFound"
+    CHECKPOINT_NOT_READY = "CheckpointNotReady"
+    NO_VARIANT = "NoMatchingVariant"
+    PREVIOUS_RESTORE_FAILED = "PreviousRestoreFailed"
+    PEER_REFUSED = "PeerRefused"
+    AGENT_STOPPING = "AgentStopping"
+    BUSY = "AgentBusy"
+    # Artifact.
+    ARTIFACT_MISSING = "ArtifactMissing"
+    ARTIFACT_CORRUPT = "ArtifactCorrupt"
+    DIGEST_MISMATCH = "DigestMismatch"
+    ARTIFACT_UNREADABLE = "ArtifactUnreadable"
+    PRIVILEGE_MISMATCH = "PrivilegeMismatch"
+    INCOMPATIBLE = "Incompatible"
+    # Operations.
+    CRIU_FAILED = "CriuFailed"
+    TOOL_FAILED = "ToolFailed"
+    RESTORE_TIMEOUT = "RestoreTimeout"
+    DUMP_TIMEOUT = "DumpTimeout"
+    READY_TIMEOUT = "ReadyTimeout"
+    PROCESSES_OUTSIDE_TREE = "ProcessesOutsideTree"
+    WORKER_DIED = "WorkerDied"
+    STORE_FAILED = "StoreFailed"
+    UNSUPPORTED = "Unsupported"
+    # Admission.
+    COMMAND_UNKNOWN = "CommandUnknown"
+    CONTAINER_UNKNOWN = "ContainerUnknown"
+    SHARED_PROCESS_NAMESPACE = "SharedProcessNamespace"
+    HOST_NAMESPACE = "HostNamespace"
+    USER_NAMESPACE = "UserNamespace"
+    TTY = "TerminalRequested"
+    SANDBOXED_RUNTIME = "SandboxedRuntime"
+    MOUNT_PATH_TAKEN = "MountPathTaken"
+    # Objects and configuration.
+    INVALID_SPEC = "InvalidSpec"
+    INVALID_CONFIG = "InvalidConfig"
+    JOB_FAILED = "JobFailed"
+    RESULT_MISSING = "ResultMissing"
+    API_FAILED = "ApiFailed"
+    INTERNAL_ERROR = "InternalError"
