@@ -1,0 +1,3 @@
+module chrek/tools/pause
+
+go 1.24.0
