@@ -1,0 +1,82 @@
+"""CRIU's image files: reading and rewriting the ones that chrek checks.
+
+A file is two little-endian 32-bit magic numbers, then entries of a 32-bit length and a protocol
+buffer each. What is decoded comes from the store and is not trusted: lengths are bounded.
+Source: https://criu.org/Images, criu/include/magic.h of CRIU 4.2.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import struct
+from collections.abc import Iterable
+from typing import TypeVar
+
+from google.protobuf import message
+
+from chrek import errors
+
+COMMON_MAGIC = 0x54564319
+MAGICS = {
+    "inventory": 0x58313116,
+    "pstree": 0x50273030,
+    "core": 0x55053847,
+    "seccomp": 0x64413049,
+    "files": 0x56303138,
+}
+MAX_BYTES = 256 << 20
+"""No image that is decoded here comes near this; pages are never decoded."""
+
+MessageT = TypeVar("MessageT", bound=message.Message)
+
+
+def read(path: pathlib.Path, kind: type[MessageT]) -> list[MessageT]:
+    """All entries of one image file.
+
+    Args:
+        path: `core-10001.img` and the like; the name up to `-` or `.` decides the magic.
+        kind: message class of its entries.
+
+    Raises:
+        ArtifactError: not such an image, or damaged.
+    """
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise errors.ArtifactError(f"{path.name}: larger than {MAX_BYTES} bytes")
+        data = path.read_bytes()
+    except OSError as err:
+        raise errors.ArtifactError(f"{path.name}: {err.strerror}") from err
+    return decode(data, kind, path.name)
+
+
+def decode(data: bytes, kind: type[MessageT], name: str) -> list[MessageT]:
+    """As `read`, from memory."""
+    expected = MAGICS[name.split(".")[0].split("-")[0]]
+    if len(data) < 8 or struct.unpack_from("<II", data) != (COMMON_MAGIC, expected):
+        raise errors.ArtifactError(f"{name}: not a CRIU image of this kind")
+    entries = []
+    at = 8
+    while at < len(data):
+        if at + 4 > len(data):
+            raise errors.ArtifactError(f"{name}: ends inside an entry")
+        (size,) = struct.unpack_from("<I", data, at)
+        at += 4
+        if at + size > len(data):
+            raise errors.ArtifactError(f"{name}: ends inside an entry")
+        entry = kind()
+        try:
+            entry.ParseFromString(data[at : at + size])
+        except message.DecodeError as err:
+            raise errors.ArtifactError(f"{name}: {err}") from err
+        entries.append(entry)
+        at += size
+    return entries
+
+
+def encode(name: str, entries: Iterable[message.Message]) -> bytes:
+    """The bytes of an image file with these entries."""
+    parts = [struct.pack("<II", COMMON_MAGIC, MAGICS[name.split(".")[0].split("-")[0]])]
+    for entry in entries:
+        body = entry.SerializeToString()
+        parts += [struct.pack("<I", len(body)), body]
+    return b"".join(parts)
