@@ -1,0 +1,76 @@
+"""BLAKE3 of files, chunk by chunk, on several threads.
+
+Reading for a digest is also what brings a file into the page cache, where CRIU then finds it.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import os
+import threading
+
+import blake3
+
+from chrek import errors, manifest
+
+THREADS = max(1, min(4, os.cpu_count() or 1))
+
+
+class Pool:
+    """Threads that digest chunks.
+
+    `cancel()` stops everything that is still queued; a restore that has failed waits for nobody.
+    """
+
+    def __init__(self) -> None:
+        self._executor = concurrent.futures.ThreadPoolExecutor(
+            THREADS, thread_name_prefix="chrek-digest"
+        )
+        self._buffers = threading.local()
+
+    def __enter__(self) -> Pool:
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        self.cancel()
+
+    def cancel(self) -> None:
+        """Drop what has not started, wait for what has."""
+        self._executor.shutdown(wait=True, cancel_futures=True)
+
+    def chunks(self, fd: int, size: int) -> list[str]:
+        """Digests of all chunks of an open file."""
+        spans = range(0, size, manifest.CHUNK_BYTES)
+        return list(self._executor.map(lambda at: self._chunk(fd, at, size), spans))
+
+    def verify(self, fd: int, file: manifest.File) -> list[concurrent.futures.Future[None]]:
+        """Start verifying an open file; each future raises ArtifactError on a difference."""
+        if os.fstat(fd).st_size != file.size:
+            raise errors.ArtifactError(
+                f"{file.name}: {os.fstat(fd).st_size} bytes instead of {file.size}"
+            )
+        return [
+            self._executor.submit(self._verify_chunk, fd, file, index)
+            for index in range(len(file.chunks))
+        ]
+
+    def _verify_chunk(self, fd: int, file: manifest.File, index: int) -> None:
+        at = index * manifest.CHUNK_BYTES
+        if self._chunk(fd, at, file.size) != file.chunks[index]:
+            raise errors.ArtifactError(
+                f"{file.name}: the bytes from {at} on are not those that were captured",
+                hint="the artifact is damaged: make the checkpoint again",
+            )
+
+    def _chunk(self, fd: int, at: int, size: int) -> str:
+        length = min(manifest.CHUNK_BYTES, size - at)
+        if not hasattr(self._buffers, "view"):
+            self._buffers.view = memoryview(bytearray(manifest.CHUNK_BYTES))
+        view: memoryview = self._buffers.view[:length]
+        done = 0
+        while done < length:
+            count = os.preadv(fd, [view[done:]], at + done)
+            if not count:
+                break
+            done += count
+        return blake3.blake3(view[:done]).hexdigest()

@@ -1,0 +1,131 @@
+"""No restored task may hold more privilege than the new container's PID 1.
+
+CRIU restores credentials from the images, as root. Without this check whoever can write an artifact
+is root on the node. Every task's credentials are therefore compared, before CRIU starts, with what
+the kernel says of PID 1 right now.
+Source: capabilities(7), seccomp(2), `creds.proto`, `core.proto`, `seccomp.proto` of CRIU 4.2.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+from chrek import errors, procfs
+from chrek.criu import images
+from chrek.criu import messages_pb2 as pb
+
+SECCOMP_DISABLED = 0
+SECCOMP_FILTER = 2
+_DEAD_STATES = (0x02, 0x06)
+"""CRIU's TASK_DEAD and TASK_ZOMBIE: nothing of them runs after a restore."""
+_UIDS = ("uid", "euid", "suid", "fsuid")
+_GIDS = ("gid", "egid", "sgid", "fsgid")
+
+
+def check(images_dir: pathlib.Path, init: procfs.Status, filters: Sequence[bytes]) -> None:
+    """Compare every task of a capture with PID 1 of the container it shall run in.
+
+    Args:
+        images_dir: the verified private copies that CRIU will read.
+        init: status of PID 1.
+        filters: PID 1's seccomp filters, oldest first.
+
+    Raises:
+        PrivilegeError: a task asks for more than PID 1 has.
+        ArtifactError: the images cannot be decoded or are incomplete.
+    """
+    tasks = images.read(images_dir / "pstree.img", pb.PstreeEntry)
+    if not tasks:
+        raise errors.ArtifactError("pstree.img: no task in it")
+    chains = _chains(images_dir)
+    expected = {t for task in tasks for t in (task.pid, *task.threads)}
+    present = {int(path.stem.removeprefix("core-")) for path in images_dir.glob("core-*.img")}
+    if expected != present:
+        odd = sorted(expected ^ present)[:5]
+        raise errors.ArtifactError(f"core images and pstree.img disagree about tasks {odd}")
+    for tid in sorted(expected):
+        entries = images.read(images_dir / f"core-{tid}.img", pb.CoreEntry)
+        if len(entries) != 1:
+            raise errors.ArtifactError(f"core-{tid}.img: {len(entries)} entries instead of one")
+        _check_task(tid, entries[0], init, filters, chains)
+
+
+def _check_task(
+    tid: int,
+    core: pb.CoreEntry,
+    init: procfs.Status,
+    filters: Sequence[bytes],
+    chains: Sequence[tuple[bytes, ...]],
+) -> None:
+    if not core.HasField("thread_core") or not core.thread_core.HasField("creds"):
+        if core.HasField("tc") and core.tc.task_state in _DEAD_STATES:
+            return
+        raise errors.ArtifactError(f"core-{tid}.img: no credentials in it")
+    creds = core.thread_core.creds
+    for fields, wanted, kind in ((_UIDS, init.uids, "user"), (_GIDS, init.gids, "group")):
+        found = tuple(getattr(creds, name) for name in fields)
+        if found != wanted:
+            raise _mismatch(tid, f"{kind} ids {found}", f"{wanted}")
+    if sorted(creds.groups) != sorted(init.groups):
+        raise _mismatch(tid, f"groups {sorted(creds.groups)}", f"{sorted(init.groups)}")
+    for name, held, bound in (
+        ("inheritable", creds.cap_inh, "CapPrm"),
+        ("permitted", creds.cap_prm, "CapPrm"),
+        ("effective", creds.cap_eff, "CapPrm"),
+        ("ambient", creds.cap_amb, "CapPrm"),
+        ("bounding", creds.cap_bnd, "CapBnd"),
+    ):
+        mask = sum(word << (32 * index) for index, word in enumerate(held))
+        allowed = init.capabilities[bound] | (init.capabilities["CapInh"] if name[0] == "i" else 0)
+        if mask & ~allowed:
+            raise _mismatch(tid, f"{name} capabilities {mask:#x}", f"{allowed:#x}")
+    if creds.secbits:
+        raise _mismatch(tid, f"securebits {creds.secbits:#x}", "0x0")
+    if init.no_new_privs and not creds.no_new_privs:
+        raise _mismatch(tid, "no_new_privs unset", "it set")
+    _check_seccomp(tid, core.thread_core, filters, chains)
+
+
+def _check_seccomp(
+    tid: int,
+    thread: pb.ThreadCoreEntry,
+    filters: Sequence[bytes],
+    chains: Sequence[tuple[bytes, ...]],
+) -> None:
+    if not filters:
+        return
+    if thread.seccomp_mode != SECCOMP_FILTER:
+        raise _mismatch(tid, "no seccomp filter", f"{len(filters)} of them")
+    if thread.seccomp_filter >= len(chains):
+        raise errors.ArtifactError(f"core-{tid}.img: seccomp filter {thread.seccomp_filter} missing")
+    if chains[thread.seccomp_filter][: len(filters)] != tuple(filters):
+        raise _mismatch(tid, "other seccomp filters", f"{len(filters)} filters of its own")
+
+
+def _chains(images_dir: pathlib.Path) -> list[tuple[bytes, ...]]:
+    """For every filter in seccomp.img the filters that a thread which names it gets, oldest first.
+
+    CRIU writes a thread's newest filter first and the thread names its oldest one, so `prev` leads
+    from older to newer.
+    """
+    path = images_dir / "seccomp.img"
+    if not path.exists():
+        return []
+    chains: list[tuple[bytes, ...]] = []
+    for entry in images.read(path, pb.SeccompEntry):
+        for index, item in enumerate(entry.seccomp_filters):
+            newer: tuple[bytes, ...] = ()
+            if item.HasField("prev"):
+                if item.prev >= index:
+                    raise errors.ArtifactError("seccomp.img: a filter refers to a later one")
+                newer = chains[item.prev]
+            chains.append((item.filter, *newer))
+    return chains
+
+
+def _mismatch(tid: int, found: str, wanted: str) -> errors.PrivilegeError:
+    return errors.PrivilegeError(
+        f"task {tid} of the checkpoint has {found}, PID 1 of this container has {wanted}",
+        hint="checkpoint job and worker must have the same securityContext",
+    )
