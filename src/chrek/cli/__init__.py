@@ -1,0 +1,63 @@
+"""The `chrek` command: every program of the image starts here.
+
+Subcommands are imported when they are called, so that the agent loads only the agent and
+`chrek hash` loads no Kubernetes client. This is the one place that turns a `ChrekError` into text
+and an exit code.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+import click
+
+import chrek
+from chrek import errors
+
+_COMMANDS = {
+    "agent": "Serve this node: capture and restore its pods (runs in the DaemonSet).",
+    "hash": "Print the identity hash of checkpoints and deployments in YAML files.",
+    "operator": "Reconcile checkpoints and inject pods (runs in the Deployment).",
+}
+"""Name -> help line. The command is `command` in `chrek.cli.<name>_command`."""
+
+
+class _LazyGroup(click.Group):
+    """A group that knows its subcommands' names and imports one only to run it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return sorted(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in _COMMANDS:
+            return None
+        command = importlib.import_module(f"chrek.cli.{cmd_name}_command").command
+        assert isinstance(command, click.Command)  # noqa: S101 - our own table, for mypy
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        # Click would import every command for its help line.
+        with formatter.section("Commands"):
+            formatter.write_dl(sorted(_COMMANDS.items()))
+
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return super().main(*args, **kwargs)
+        except errors.ChrekError as err:
+            report(err)
+            sys.exit(err.exit_code)
+
+
+def report(err: errors.ChrekError) -> None:
+    """Say on stderr what failed and what to do."""
+    click.echo(f"error: {err.message}", err=True)
+    if err.hint:
+        click.echo(f"  hint: {err.hint}", err=True)
+
+
+@click.command(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(chrek.__version__, prog_name="chrek", message="%(prog)s %(version)s")
+def main() -> None:
+    """Make LLM inference pods start warm: capture a ready worker once, restore it in new pods."""

@@ -1,0 +1,23 @@
+"""`chrek agent`."""
+
+from __future__ import annotations
+
+import pathlib
+
+import click
+
+
+@click.command("agent")
+@click.option(
+    "--config",
+    "config_path",
+    type=click.Path(path_type=pathlib.Path),
+    required=True,
+    metavar="FILE",
+    help="AgentConfig, as the chart writes it.",
+)
+def command(config_path: pathlib.Path) -> None:
+    """Serve this node: capture and restore its pods (runs in the DaemonSet)."""
+    from chrek.agent import main
+
+    main.run(config_path)
