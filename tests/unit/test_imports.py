@@ -1,0 +1,46 @@
+"""What a program loads: the agent stays small, the command starts fast."""
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+HEAVY = {"kubernetes", "kopf", "jsonschema", "click", "cryptography"}
+
+
+def loaded(statement):
+    """Top-level packages in sys.modules after a statement in a fresh interpreter."""
+    code = f"import sys\n{statement}\nprint(*{{name.split('.')[0] for name in sys.modules}})"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return set(done.stdout.split())
+
+
+@pytest.mark.parametrize(
+    ("statement", "forbidden"),
+    [
+        ("import chrek.agent.main", HEAVY),
+        ("import chrek.operator.main", {"kubernetes", "jsonschema", "click"}),
+        ("import chrek.cli", HEAVY - {"click"} | {"aiohttp", "google", "yaml", "msgspec"}),
+        ("import chrek.cli.hash_command", HEAVY - {"click"} | {"aiohttp", "google"}),
+    ],
+)
+def test_nothing_heavy_is_loaded(statement, forbidden):
+    assert loaded(statement) & forbidden == set()
+
+
+def test_help_loads_no_command():
+    statement = (
+        "import chrek.cli\n"
+        "try:\n    chrek.cli.main(['--help'])\n"
+        "except SystemExit as end:\n    assert not end.code\n"
+    )
+    names = loaded(statement)
+    assert "click" in names
+    assert names & (HEAVY - {"click"} | {"aiohttp", "yaml", "msgspec"}) == set()
+
+
+def test_forbidden_packages_exist():
+    """A misspelled name in the sets above would never be found loaded."""
+    assert all(importlib.util.find_spec(name) for name in HEAVY)
