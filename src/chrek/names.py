@@ -26,7 +26,11 @@ ANNOTATION_RESULT = "nvidia.com/chrek-result"
 LABEL_MANAGED = "nvidia.com/chrek-managed"
 LABEL_SOURCE = "nvidia.com/chrek-is-checkpoint-source"
 LABEL_HASH = "nvidia.com/chrek-checkpoint-hash"
+LABEL_GRAPH = "nvidia.com/dynamo-graph-deployment-name"
+LABEL_SERVICE = "nvidia.com/dynamo-component"
 CONDITION_RESTORED = "nvidia.com/Restored"
+CONDITION_READY = "Ready"
+CONDITION_SHARED = "SharedWith"
 FINALIZER = "nvidia.com/chrek"
 
 ENV_STORAGE_TYPE = "DYN_CHECKPOINT_STORAGE_TYPE"
@@ -82,6 +86,13 @@ class Reason(enum.StrEnum):
 
     RESTORED = "Restored"
     CHECKPOINTED = "Checkpointed"
+    # Phases of a checkpoint and states of a service (operator).
+    WAITING_FOR_POD = "WaitingForPod"
+    CAPTURING = "Capturing"
+    SHARED_ARTIFACT = "SharedArtifact"
+    AVAILABLE = "Available"
+    WAITING_FOR_REPLICAS = "WaitingForReplicas"
+    NAME_TAKEN = "NameTaken"
     # The start protocol (chrek-init's own).
     AGENT_UNAVAILABLE = "AgentUnavailable"
     AGENT_GONE = "AgentGone"
