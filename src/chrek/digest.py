@@ -54,13 +54,22 @@ class Pool:
             for index in range(len(file.chunks))
         ]
 
+    def verify_bytes(self, data: bytes, file: manifest.File) -> None:
+        """Verify a file that is in memory.
+
+        Raises:
+            ArtifactError: on a difference.
+        """
+        spans = range(0, len(data), manifest.CHUNK_BYTES)
+        found = [blake3.blake3(data[at : at + manifest.CHUNK_BYTES]).hexdigest() for at in spans]
+        for index, (one, other) in enumerate(zip(found, file.chunks, strict=True)):
+            if one != other:
+                raise _different(file, index)
+
     def _verify_chunk(self, fd: int, file: manifest.File, index: int) -> None:
         at = index * manifest.CHUNK_BYTES
         if self._chunk(fd, at, file.size) != file.chunks[index]:
-            raise errors.ArtifactError(
-                f"{file.name}: the bytes from {at} on are not those that were captured",
-                hint="the artifact is damaged: make the checkpoint again",
-            )
+            raise _different(file, index)
 
     def _chunk(self, fd: int, at: int, size: int) -> str:
         length = min(manifest.CHUNK_BYTES, size - at)
@@ -74,3 +83,11 @@ class Pool:
                 break
             done += count
         return blake3.blake3(view[:done]).hexdigest()
+
+
+def _different(file: manifest.File, index: int) -> errors.ArtifactError:
+    at = index * manifest.CHUNK_BYTES
+    return errors.ArtifactError(
+        f"{file.name}: the bytes from {at} on are not those that were captured",
+        hint="the artifact is damaged: make the checkpoint again",
+    )

@@ -1,14 +1,16 @@
 """What the kernel says about a process: the agent believes this and nothing else.
 
-All pids here are host pids (the agent runs with hostPID). A pidfd held by the caller makes sure that
-the files read belong to the same process before and after.
+All pids here are host pids (the agent runs with hostPID). A pidfd held by the caller makes sure
+that the files read belong to the same process before and after.
 
 Source: proc(5), cgroups(7), pid_namespaces(7).
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import ipaddress
 import os
 import pathlib
 import re
@@ -164,6 +166,27 @@ def container_name(pid: int) -> str | None:
 def namespace(pid: int, kind: str) -> int:
     """Inode number of a namespace of a process."""
     return os.stat(PROC / str(pid) / "ns" / kind).st_ino
+
+
+def addresses(pid: int) -> list[str]:
+    """Addresses of a process's network namespace: IPv4 then IPv6, no loopback, no link-local.
+
+    Source: /proc/PID/net/fib_trie (`/32 host LOCAL` entries) and /proc/PID/net/if_inet6.
+    """
+    found: list[str] = []
+    last = ""
+    for line in (PROC / str(pid) / "net/fib_trie").read_text().splitlines():
+        words = line.split()
+        if words[:1] == ["|--"]:
+            last = words[1]
+        elif words[:3] == ["/32", "host", "LOCAL"] and not last.startswith("127."):
+            found.append(last)
+    with contextlib.suppress(FileNotFoundError):
+        for line in (PROC / str(pid) / "net/if_inet6").read_text().splitlines():
+            digits, _, _, scope, *_ = line.split()
+            if scope == "00":
+                found.append(str(ipaddress.IPv6Address(int(digits, 16))))
+    return list(dict.fromkeys(found))
 
 
 def children(pid: int) -> list[int]:

@@ -1,0 +1,374 @@
+"""Files of a container, kept as two files of an artifact: an index and the data.
+
+Ownership, modes, times, extended attributes, hard links, holes and overlay whiteouts stand in the
+index (MessagePack), contents one after another in the data file. So nothing depends on what the
+store's file system can express or on who the store thinks root is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from typing import BinaryIO
+
+import msgspec
+
+from chrek import errors, rootfd
+
+INDEX = "files.index"
+DATA = "files.data"
+MAX_ENTRIES = 1_000_000
+_COPY_BYTES = 1 << 20
+_OPAQUE = "trusted.overlay.opaque"
+_KEPT_XATTRS = ("user.", "security.capability", "system.posix_acl_")
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One file, directory or other inode."""
+
+    volume: int
+    """Index into the manifest's volumes."""
+    path: bytes
+    """Below the volume; empty for its root directory."""
+    kind: str
+    """file, directory, symlink, fifo, hardlink or whiteout."""
+    mode: int = 0
+    uid: int = 0
+    gid: int = 0
+    mtime_ns: int = 0
+    target: bytes = b""
+    """Of a symbolic link; of a hard link the path of the first one."""
+    size: int = 0
+    extents: list[tuple[int, int]] = []
+    """Offset and length of every part that is not a hole; their bytes follow in the data file."""
+    xattrs: dict[str, bytes] = {}
+    opaque: bool = False
+    """Directory that hides what the image has at this path."""
+
+
+class Writer:
+    """Appends volumes to an archive that is being made."""
+
+    def __init__(self, data: BinaryIO) -> None:
+        self._data = data
+        self.entries: list[Entry] = []
+
+    def add(self, volume: int, root: int, *, skip: frozenset[bytes] = frozenset()) -> None:
+        """Add everything below a directory.
+
+        Args:
+            volume: index into the manifest's volumes.
+            root: descriptor of the directory; its own mount only.
+            skip: paths (without leading slash) that are left out with all below them.
+
+        Raises:
+            UnsupportedError: a device node, or more entries than `MAX_ENTRIES`.
+        """
+        seen: dict[int, bytes] = {}
+        for path, info in _walk(root, skip):
+            if len(self.entries) >= MAX_ENTRIES:
+                raise errors.UnsupportedError(
+                    f"more than {MAX_ENTRIES} changed files in the container",
+                    hint="move them onto a volume that is not captured",
+                )
+            entry = self._entry(volume, root, path, info, seen)
+            if entry is not None:
+                self.entries.append(entry)
+
+    def _entry(
+        self, volume: int, root: int, path: bytes, info: os.stat_result, seen: dict[int, bytes]
+    ) -> Entry | None:
+        mode = info.st_mode
+        if stat.S_ISSOCK(mode):
+            return None  # CRIU binds the socket again.
+        if stat.S_ISCHR(mode) and info.st_rdev == 0:
+            return Entry(volume=volume, path=path, kind="whiteout")
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            raise errors.UnsupportedError(
+                f"device node {os.fsdecode(path)!r} in the container's files",
+                hint="devices belong into the pod spec",
+            )
+        if not stat.S_ISDIR(mode) and info.st_nlink > 1:
+            first = seen.setdefault(info.st_ino, path)
+            if first is not path:
+                return Entry(volume=volume, path=path, kind="hardlink", target=first)
+        common = {
+            "volume": volume,
+            "path": path,
+            "mode": stat.S_IMODE(mode),
+            "uid": info.st_uid,
+            "gid": info.st_gid,
+            "mtime_ns": info.st_mtime_ns,
+        }
+        if stat.S_ISLNK(mode):
+            with _parent(root, path) as (parent, name):
+                target = os.readlink(name, dir_fd=parent)
+            return Entry(kind="symlink", target=target, **common)
+        if stat.S_ISFIFO(mode):
+            return Entry(kind="fifo", **common)
+        fd = rootfd.open_below(root, path, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            xattrs = _xattrs(fd)
+            if stat.S_ISDIR(mode):
+                opaque = _is_opaque(fd)
+                return Entry(kind="directory", xattrs=xattrs, opaque=opaque, **common)
+            size = os.fstat(fd).st_size
+            extents = list(_extents(fd, size))
+            for offset, length in extents:
+                self._copy(fd, offset, length)
+            return Entry(kind="file", size=size, extents=extents, xattrs=xattrs, **common)
+        finally:
+            os.close(fd)
+
+    def _copy(self, fd: int, offset: int, length: int) -> None:
+        end = offset + length
+        while offset < end:
+            part = os.pread(fd, min(_COPY_BYTES, end - offset), offset)
+            if not part:  # Truncated since: the hole reads as zeros.
+                part = bytes(min(_COPY_BYTES, end - offset))
+            self._data.write(part)
+            offset += len(part)
+
+    def index(self) -> bytes:
+        """The bytes of the index file."""
+        return msgspec.msgpack.encode(self.entries)
+
+
+def decode(index: bytes, volumes: int, data_bytes: int) -> list[Entry]:
+    """Read an index that may be hostile.
+
+    Raises:
+        ArtifactError: not an index, or a path, size or volume that cannot be.
+    """
+    try:
+        entries = msgspec.msgpack.decode(index, type=list[Entry])
+    except msgspec.DecodeError as err:
+        raise errors.ArtifactError(f"{INDEX}: {err}") from err
+    used = 0
+    for entry in entries:
+        for path in (entry.path, entry.target if entry.kind == "hardlink" else b""):
+            parts = path.split(b"/") if path else []
+            if b"" in parts or b"." in parts or b".." in parts or b"\0" in path:
+                raise errors.ArtifactError(f"{INDEX}: path {path!r} is not one")
+        if not 0 <= entry.volume < volumes:
+            raise errors.ArtifactError(f"{INDEX}: volume {entry.volume} of {volumes}")
+        end = 0
+        for offset, length in entry.extents:
+            if offset < end or length <= 0 or offset + length > entry.size:
+                raise errors.ArtifactError(f"{INDEX}: extents of {entry.path!r} are not in order")
+            end = offset + length
+            used += length
+    if used != data_bytes:
+        raise errors.ArtifactError(f"{INDEX}: names {used} bytes of {data_bytes} in {DATA}")
+    return entries
+
+
+def apply(entries: list[Entry], data: BinaryIO, roots: dict[int, int], exclusive: set[int]) -> int:
+    """Put files into a new container.
+
+    Files of an exclusive volume replace what is there; elsewhere nothing is overwritten.
+
+    Args:
+        entries: in the order they were captured, parents first.
+        data: the data file, read from its start.
+        roots: volume index -> descriptor of its root directory; volumes not in it are passed over.
+        exclusive: volumes that nobody else sees.
+
+    Returns:
+        Number of entries that were put in place.
+
+    Raises:
+        ArtifactError: the container has something else at a path, such as a link.
+    """
+    count = 0
+    for volume in sorted(exclusive & roots.keys()):
+        if any(e.volume == volume and not e.path for e in entries):
+            _remove_others(roots[volume], {e.path for e in entries if e.volume == volume})
+    for entry in entries:
+        stored = sum(length for _, length in entry.extents)
+        if entry.volume not in roots:
+            data.seek(stored, os.SEEK_CUR)
+            continue
+        start = data.tell()
+        try:
+            _put(entry, data, roots[entry.volume], replace=entry.volume in exclusive)
+            count += 1
+        except OSError as err:
+            # EXDEV: a file that the runtime or a volume mounts here in the new container.
+            if err.errno != 18:
+                raise errors.ArtifactError(
+                    f"cannot put {os.fsdecode(entry.path)!r} into the container: {err.strerror}",
+                    hint="the container has something else at this path",
+                ) from err
+        data.seek(start + stored)
+    return count
+
+
+def _put(entry: Entry, data: BinaryIO, root: int, *, replace: bool) -> None:
+    if not entry.path:
+        fd = rootfd.directory(root, "")
+        with _closing(fd):
+            _metadata(fd, entry)
+        return
+    with _parent(root, entry.path) as (parent, name):
+        there = _lstat(name, parent)
+        if entry.kind == "whiteout":
+            if there is not None:
+                _remove(parent, name)
+            return
+        if entry.kind == "directory":
+            if there is not None and (entry.opaque or not stat.S_ISDIR(there.st_mode)) and replace:
+                _remove(parent, name)
+                there = None
+            if there is None:
+                os.mkdir(name, 0o700, dir_fd=parent)
+            elif not replace:
+                return
+            with _closing(rootfd.directory(parent, name)) as fd:
+                _metadata(fd, entry)
+            return
+        if there is not None:
+            if not replace:
+                return
+            _remove(parent, name)
+        if entry.kind == "hardlink":
+            with _parent(root, entry.target) as (first_parent, first):
+                os.link(
+                    first, name, src_dir_fd=first_parent, dst_dir_fd=parent, follow_symlinks=False
+                )
+        elif entry.kind == "symlink":
+            os.symlink(entry.target, name, dir_fd=parent)
+            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        elif entry.kind == "fifo":
+            os.mkfifo(name, 0o600, dir_fd=parent)
+            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+            os.chmod(name, entry.mode, dir_fd=parent)
+        elif entry.kind == "file":
+            flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
+            with _closing(rootfd.open_below(parent, name, flags, mode=0o600)) as fd:
+                os.ftruncate(fd, entry.size)
+                for offset, length in entry.extents:
+                    _fill(fd, data, offset, length)
+                _metadata(fd, entry)
+        else:
+            raise errors.ArtifactError(f"{INDEX}: kind {entry.kind!r} is not one")
+
+
+def _fill(fd: int, data: BinaryIO, offset: int, length: int) -> None:
+    while length:
+        part = data.read(min(_COPY_BYTES, length))
+        if not part:
+            raise errors.ArtifactError(f"{DATA}: ends too early")
+        os.pwrite(fd, part, offset)
+        offset += len(part)
+        length -= len(part)
+
+
+def _metadata(fd: int, entry: Entry) -> None:
+    os.fchown(fd, entry.uid, entry.gid)
+    os.fchmod(fd, entry.mode)
+    for name, value in entry.xattrs.items():
+        if name.startswith(_KEPT_XATTRS):
+            with contextlib.suppress(OSError):  # The new volume's file system may have none.
+                os.setxattr(fd, name, value)
+    os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+
+
+def _walk(root: int, skip: frozenset[bytes]) -> Iterator[tuple[bytes, os.stat_result]]:
+    pending = [b""]
+    while pending:
+        path = pending.pop()
+        try:
+            fd = rootfd.directory(root, path)
+        except OSError as err:
+            if err.errno in (2, 18, 20):  # Gone, another mount, or replaced meanwhile.
+                continue
+            raise
+        with _closing(fd):
+            if path == b"":
+                yield b"", os.fstat(fd)
+            below = []
+            for item in os.listdir(fd):
+                name = os.fsencode(item)
+                child = path + b"/" + name if path else name
+                info = _lstat(name, fd)
+                if info is None or child in skip:
+                    continue
+                yield child, info
+                if stat.S_ISDIR(info.st_mode):
+                    below.append(child)
+            pending += below
+
+
+def _remove_others(root: int, keep: set[bytes]) -> None:
+    for path, info in sorted(_walk(root, frozenset()), key=lambda item: item[0], reverse=True):
+        if path and path not in keep:
+            with _parent(root, path) as (parent, name), contextlib.suppress(OSError):
+                if stat.S_ISDIR(info.st_mode):
+                    os.rmdir(name, dir_fd=parent)
+                else:
+                    os.unlink(name, dir_fd=parent)
+
+
+def _remove(parent: int, name: bytes) -> None:
+    """Remove whatever is at a name, directories with all below them, on this mount only."""
+    info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    if not stat.S_ISDIR(info.st_mode):
+        os.unlink(name, dir_fd=parent)
+        return
+    with _closing(rootfd.directory(parent, name)) as fd:
+        for child in os.listdir(fd):
+            _remove(fd, os.fsencode(child))
+    os.rmdir(name, dir_fd=parent)
+
+
+@contextlib.contextmanager
+def _parent(root: int, path: bytes) -> Iterator[tuple[int, bytes]]:
+    head, _, name = path.rpartition(b"/")
+    with _closing(rootfd.directory(root, head)) as fd:
+        yield fd, name
+
+
+@contextlib.contextmanager
+def _closing(fd: int) -> Iterator[int]:
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+def _lstat(name: bytes, parent: int) -> os.stat_result | None:
+    try:
+        return os.stat(name, dir_fd=parent, follow_symlinks=False)
+    except FileNotFoundError:
+        return None
+
+
+def _xattrs(fd: int) -> dict[str, bytes]:
+    try:
+        return {n: os.getxattr(fd, n) for n in os.listxattr(fd) if n.startswith(_KEPT_XATTRS)}
+    except OSError:
+        return {}
+
+
+def _is_opaque(fd: int) -> bool:
+    try:
+        return os.getxattr(fd, _OPAQUE) == b"y"
+    except OSError:
+        return False
+
+
+def _extents(fd: int, size: int) -> Iterator[tuple[int, int]]:
+    at = 0
+    while at < size:
+        try:
+            start = os.lseek(fd, at, os.SEEK_DATA)
+        except OSError as err:
+            if err.errno == 6:  # ENXIO: only a hole is left.
+                return
+            raise
+        at = min(os.lseek(fd, start, os.SEEK_HOLE), size)
+        if start < at:
+            yield start, at - start

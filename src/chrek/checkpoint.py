@@ -1,0 +1,237 @@
+"""Checkpoint a process tree of a container: dump, copy what changed on disk, commit.
+
+Knows nothing of Kubernetes. The tree is frozen by CRIU during all of it; when any step fails CRIU
+lets it run on, and the store holds no artifact.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import platform
+import time
+from collections.abc import Callable
+
+import chrek
+from chrek import archive, digest, errors, log, manifest, names, procfs, rootfd
+from chrek import store as stores
+from chrek.criu import service
+
+DUMP_LOG = "dump.log"
+OUTSIDERS_SECONDS = 10
+"""How long processes outside the tree (probes, exec sessions) may take to end."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Capture:
+    """What to capture, and under which name."""
+
+    init_pid: int
+    """PID 1 of the container (its host pid)."""
+    root_pid: int
+    """Root of the tree (its host pid), a child of PID 1."""
+    identity_hash: str
+    variant: str
+    image: str = ""
+    command: tuple[str, ...] = ()
+    environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    volumes: tuple[manifest.Volume, ...] = ()
+    """Mounts whose contents belong to the worker's state; `/` is always captured."""
+    timeout_seconds: float = 1800
+
+
+@dataclasses.dataclass(frozen=True)
+class Captured:
+    """A committed artifact."""
+
+    manifest: manifest.Manifest
+    digest: str
+
+
+def capture(
+    wanted: Capture,
+    store: stores.Store,
+    logger: log.Logger,
+    *,
+    on_committed: Callable[[Captured], None] = lambda _: None,
+) -> Captured:
+    """Dump a tree into the store; the tree has ended when this returns.
+
+    Args:
+        on_committed: called when the artifact is complete and the tree still frozen; raising
+            undoes the capture.
+
+    Raises:
+        UnsupportedError: something in the container cannot be captured.
+        CriuError: CRIU failed. StoreError: the volume did. The tree runs on.
+    """
+    seconds: dict[str, float] = {}
+    deadline = time.monotonic() + wanted.timeout_seconds
+    with logger.step("outsiders", seconds):
+        _wait_for_outsiders(wanted)
+    mounts = procfs.mounts(wanted.root_pid)
+    stdio = [os.readlink(f"/proc/{wanted.root_pid}/fd/{number}") for number in range(3)]
+    stage = store.stage(wanted.identity_hash, wanted.variant)
+    done: list[Captured] = []
+    try:
+        with contextlib.ExitStack() as stack:
+            pidfd = os.pidfd_open(wanted.root_pid)
+            stack.callback(os.close, pidfd)
+            images_fd = os.open(stage.images, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            stack.callback(os.close, images_fd)
+            criu = stack.enter_context(
+                service.Service(
+                    pidfd, images_fd, log_path=stage.images / DUMP_LOG, deadline=deadline
+                )
+            )
+            started = time.monotonic()
+
+            def notified(script: str, _pid: int) -> None:
+                if script != "post-dump":
+                    return
+                seconds["dump"] = round(time.monotonic() - started, 6)
+                done.append(_finish(wanted, store, stage, mounts, stdio, logger, seconds))
+                on_committed(done[0])
+
+            criu.dump(procfs.status(wanted.root_pid).nspids[-1], notified)
+    except BaseException:
+        store.discard(stage)
+        raise
+    return done[0]
+
+
+def outsiders(init_pid: int, root_pid: int) -> list[int]:
+    """Processes of the container that are neither PID 1 nor in the tree."""
+    inside = {init_pid, *procfs.tree(root_pid)}
+    return [pid for pid in procfs.in_pid_namespace(init_pid) if pid not in inside]
+
+
+def _wait_for_outsiders(wanted: Capture) -> None:
+    deadline = time.monotonic() + OUTSIDERS_SECONDS
+    while found := outsiders(wanted.init_pid, wanted.root_pid):
+        if time.monotonic() > deadline:
+            described = []
+            for pid in found[:5]:
+                with contextlib.suppress(ProcessLookupError):
+                    status = procfs.status(pid)
+                    described.append(f"{status.name} ({status.nspids[-1]})")
+            raise errors.UnsupportedError(
+                f"processes outside the worker's tree: {', '.join(described)}",
+                reason=names.Reason.PROCESSES_OUTSIDE_TREE,
+                hint="end kubectl exec sessions in the checkpoint job's pod",
+            )
+        time.sleep(0.05)
+
+
+def _finish(
+    wanted: Capture,
+    store: stores.Store,
+    stage: stores.Stage,
+    mounts: list[procfs.Mount],
+    stdio: list[str],
+    logger: log.Logger,
+    seconds: dict[str, float],
+) -> Captured:
+    """With the tree frozen and dumped: files, digests, sync, manifest."""
+    volumes = (manifest.Volume(path="/", exclusive=True), *wanted.volumes)
+    with logger.step("files", seconds):
+        _archive(wanted, stage, volumes, mounts)
+    with logger.step("digest", seconds), digest.Pool() as pool:
+        files = []
+        for path in sorted(p for p in stage.path.rglob("*") if p.is_file()):
+            if path.name == DUMP_LOG:
+                continue
+            path.chmod(0o600)
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                files.append(
+                    manifest.File(
+                        name=str(path.relative_to(stage.path)),
+                        size=size,
+                        chunks=pool.chunks(file.fileno(), size),
+                    )
+                )
+    with logger.step("sync", seconds):
+        for item in files:
+            stores.sync(stage.path / item.name)
+        stores.sync(stage.images)
+    described = manifest.Manifest(
+        version=manifest.VERSION,
+        uuid=stage.uuid,
+        identityHash=wanted.identity_hash,
+        variant=wanted.variant,
+        createdAt=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        chrekVersion=chrek.__version__,
+        rootPid=procfs.status(wanted.root_pid).nspids[-1],
+        stdio=stdio,
+        volumes=list(volumes),
+        source=manifest.Source(
+            image=wanted.image,
+            command=list(wanted.command),
+            environment=wanted.environment,
+            architecture=platform.machine(),
+            kernel=platform.release(),
+            hostname=_hostname(wanted.root_pid),
+            addresses=procfs.addresses(wanted.root_pid),
+        ),
+        files=files,
+        steps=dict(seconds),
+    )
+    return Captured(manifest=described, digest=store.commit(stage, described))
+
+
+def _archive(
+    wanted: Capture,
+    stage: stores.Stage,
+    volumes: tuple[manifest.Volume, ...],
+    mounts: list[procfs.Mount],
+) -> None:
+    points = frozenset(os.fsencode(m.mount_point.strip("/")) for m in mounts) - {b""}
+    data_path = stage.path / archive.DATA
+    with contextlib.ExitStack() as stack:
+        root = rootfd.process_root(wanted.root_pid)
+        stack.callback(os.close, root)
+        data = stack.enter_context(open(data_path, "xb", opener=_private))
+        writer = archive.Writer(data)
+        upper = _upper_directory(mounts)
+        stack.callback(os.close, upper)
+        writer.add(0, upper, skip=points)
+        for index, volume in enumerate(volumes[1:], 1):
+            found = [m for m in mounts if m.mount_point == volume.path]
+            if not found:
+                raise errors.UnsupportedError(f"no volume is mounted at {volume.path}")
+            fd = rootfd.mount(root, volume.path, found[-1].mount_id)
+            stack.callback(os.close, fd)
+            writer.add(index, fd)
+        with open(stage.path / archive.INDEX, "xb", opener=_private) as file:
+            file.write(writer.index())
+
+
+def _upper_directory(mounts: list[procfs.Mount]) -> int:
+    """Descriptor of the directory in which overlayfs keeps the root file system's changes."""
+    top = [m for m in mounts if m.mount_point == "/"][-1]
+    upper = top.option("upperdir")
+    if top.fs_type != "overlay" or upper is None:
+        raise errors.UnsupportedError(
+            f"the container's root file system is {top.fs_type}, not overlay",
+            hint="use the container runtime's overlayfs snapshotter",
+        )
+    host = rootfd.process_root(1)
+    try:
+        flags = os.O_RDONLY | os.O_DIRECTORY
+        return rootfd.open_below(host, upper, flags, resolve=rootfd.RESOLVE_IN_ROOT)
+    finally:
+        os.close(host)
+
+
+def _hostname(pid: int) -> str:
+    for entry in pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
+        if entry.startswith(b"HOSTNAME="):
+            return entry[9:].decode(errors="replace")
+    return ""
+
+
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags, 0o600)

@@ -1,0 +1,279 @@
+"""Restore an artifact into a running container that has nothing but PID 1 in it.
+
+Knows nothing of Kubernetes. Small files are verified and copied into private memory first; CRIU
+reads those copies. Page files are verified on other threads while CRIU reads them, and nothing of
+the tree runs before all of it is verified.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import ctypes
+import dataclasses
+import io
+import os
+import pathlib
+import shutil
+import time
+from collections.abc import Callable, Iterator
+
+from chrek import archive, cgroups, digest, errors, log, manifest, names, privilege, procfs, rootfd
+from chrek import store as stores
+from chrek.criu import images, service, sockets
+from chrek.criu import messages_pb2 as pb
+
+RESTORE_LOG = "restore.log"
+_MS_BIND = 4096
+_MNT_DETACH = 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A tree that runs again."""
+
+    seconds: dict[str, float]
+    """Seconds of each step; `criu` is the time from CRIU's start to its end."""
+    total_seconds: float
+
+
+def restore(
+    artifact: stores.Artifact,
+    init_pid: int,
+    staging: pathlib.Path,
+    logger: log.Logger,
+    *,
+    volumes: dict[str, bool],
+    timeout_seconds: float,
+    progress: Callable[[str], None] = lambda _: None,
+) -> Restored:
+    """Restore a tree as children of a container's PID 1.
+
+    Args:
+        init_pid: PID 1 of the new container (its host pid).
+        staging: empty directory on a tmpfs that only the agent sees; emptied again.
+        volumes: mount point -> whether the new container alone sees it.
+        progress: called with the name of each step as it begins.
+
+    Raises:
+        ArtifactError, PrivilegeError, CriuError, UnsupportedError: nothing of the tree runs.
+    """
+    begin = time.monotonic()
+    seconds: dict[str, float] = {}
+    described = artifact.manifest
+
+    def step(name: str) -> contextlib.AbstractContextManager[None]:
+        progress(name)
+        return logger.step(name, seconds)
+
+    with contextlib.ExitStack() as stack:
+        pidfd = os.pidfd_open(init_pid)
+        stack.callback(os.close, pidfd)
+        pool = stack.enter_context(digest.Pool())
+        with step("stage"):
+            pages = _verify_pages(artifact, pool, stack)
+            stack.callback(pool.cancel)
+            stack.callback(shutil.rmtree, staging, ignore_errors=True)
+            small = _stage(artifact, staging)
+        with step("privilege"):
+            privilege.check(staging, procfs.status(init_pid), service.seccomp_filters(init_pid))
+        with step("sockets"):
+            _rewrite_sockets(staging, described, init_pid, logger)
+        with step("files"):
+            _put_files(small, described, init_pid, volumes, logger)
+        with step("criu"):
+            stack.enter_context(_page_files(artifact, staging))
+            _run_criu(
+                *(described, init_pid, pidfd, staging, pages),
+                deadline=begin + timeout_seconds,
+                progress=progress,
+                seconds=seconds,
+            )
+    return Restored(seconds=seconds, total_seconds=round(time.monotonic() - begin, 6))
+
+
+def _is_pages(file: manifest.File) -> bool:
+    return file.name.startswith(f"{stores.IMAGES}/pages-")
+
+
+def _verify_pages(
+    artifact: stores.Artifact, pool: digest.Pool, stack: contextlib.ExitStack
+) -> list[concurrent.futures.Future[None]]:
+    """Start reading and verifying the page files; CRIU finds them in the page cache."""
+    futures = []
+    for file in artifact.manifest.files:
+        if _is_pages(file):
+            fd = _open(artifact, file)
+            stack.callback(os.close, fd)
+            futures += pool.verify(fd, file)
+    return futures
+
+
+def _stage(artifact: stores.Artifact, staging: pathlib.Path) -> dict[str, bytes]:
+    """Verify every other file; CRIU's go to `staging`, the rest is returned by name."""
+    staging.mkdir(mode=0o700, parents=True, exist_ok=True)
+    rest = {}
+    with digest.Pool() as pool:
+        for file in artifact.manifest.files:
+            if _is_pages(file):
+                continue
+            fd = _open(artifact, file)
+            try:
+                data = _read(fd, file)
+            finally:
+                os.close(fd)
+            pool.verify_bytes(data, file)
+            if file.name.startswith(f"{stores.IMAGES}/"):
+                path = staging / file.name.removeprefix(f"{stores.IMAGES}/")
+                with open(path, "xb") as copy:
+                    copy.write(data)
+            else:
+                rest[file.name] = data
+    return rest
+
+
+def _open(artifact: stores.Artifact, file: manifest.File) -> int:
+    path = artifact.path / file.name
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError as err:
+        raise errors.ArtifactError(
+            f"{path}: missing",
+            reason=names.Reason.ARTIFACT_MISSING,
+            hint="the artifact is incomplete: make the checkpoint again",
+        ) from err
+    except OSError as err:
+        raise errors.ArtifactError(f"{path}: {err.strerror}") from err
+    return fd
+
+
+def _read(fd: int, file: manifest.File) -> bytes:
+    if os.fstat(fd).st_size != file.size:
+        raise errors.ArtifactError(
+            f"{file.name}: {os.fstat(fd).st_size} bytes instead of {file.size}"
+        )
+    with os.fdopen(os.dup(fd), "rb") as stream:
+        return stream.read(file.size)
+
+
+def _rewrite_sockets(
+    staging: pathlib.Path, described: manifest.Manifest, init_pid: int, logger: log.Logger
+) -> None:
+    path = staging / "files.img"
+    entries = images.read(path, pb.FileEntry)
+    moved = _moved_addresses(described.source.addresses, procfs.addresses(init_pid))
+    closed, rewritten = sockets.rewrite(entries, moved)
+    if closed or rewritten:
+        path.write_bytes(images.encode(path.name, entries))
+    logger.debug("sockets", closed=closed, rewritten=rewritten)
+
+
+def _moved_addresses(old: list[str], new: list[str]) -> dict[str, str]:
+    """Old address -> new address, family by family in order."""
+    moved = {}
+    for is_v6 in (False, True):
+        before = [a for a in old if (":" in a) is is_v6]
+        after = [a for a in new if (":" in a) is is_v6]
+        moved.update(zip(before, after, strict=False))
+    return {a: b for a, b in moved.items() if a != b}
+
+
+def _put_files(
+    small: dict[str, bytes],
+    described: manifest.Manifest,
+    init_pid: int,
+    volumes: dict[str, bool],
+    logger: log.Logger,
+) -> None:
+    data = small.get(archive.DATA, b"")
+    entries = archive.decode(small.get(archive.INDEX, b"\x90"), len(described.volumes), len(data))
+    mounts = procfs.mounts(init_pid)
+    with contextlib.ExitStack() as stack:
+        root = rootfd.process_root(init_pid)
+        stack.callback(os.close, root)
+        roots: dict[int, int] = {}
+        exclusive: set[int] = set()
+        for index, volume in enumerate(described.volumes):
+            found = [m for m in mounts if m.mount_point == volume.path]
+            if not found or (volume.path != "/" and volume.path not in volumes):
+                continue
+            if found[-1].read_only:
+                continue
+            fd = rootfd.mount(root, volume.path, found[-1].mount_id)
+            stack.callback(os.close, fd)
+            roots[index] = fd
+            if volume.exclusive and volumes.get(volume.path, volume.path == "/"):
+                exclusive.add(index)
+        count = archive.apply(entries, io.BytesIO(data), roots, exclusive)
+    logger.debug("files", entries=len(entries), put=count, bytes=len(data))
+
+
+@contextlib.contextmanager
+def _page_files(artifact: stores.Artifact, staging: pathlib.Path) -> Iterator[None]:
+    """Bind the page files into the staging directory: CRIU wants all images in one place."""
+    bound: list[pathlib.Path] = []
+    try:
+        for file in artifact.manifest.files:
+            if _is_pages(file):
+                target = staging / file.name.removeprefix(f"{stores.IMAGES}/")
+                target.touch()
+                _mount_bind(artifact.path / file.name, target)
+                bound.append(target)
+        yield
+    finally:
+        for target in bound:
+            _libc.umount2(os.fsencode(target), _MNT_DETACH)
+
+
+def _mount_bind(source: pathlib.Path, target: pathlib.Path) -> None:
+    if _libc.mount(os.fsencode(source), os.fsencode(target), None, _MS_BIND, None):
+        error = ctypes.get_errno()
+        raise errors.UnsupportedError(
+            f"cannot bind {source} to {target}: {os.strerror(error)}",
+            hint="the agent must be privileged",
+        )
+
+
+def _run_criu(
+    described: manifest.Manifest,
+    init_pid: int,
+    pidfd: int,
+    staging: pathlib.Path,
+    pages: list[concurrent.futures.Future[None]],
+    *,
+    deadline: float,
+    progress: Callable[[str], None],
+    seconds: dict[str, float],
+) -> None:
+    with contextlib.ExitStack() as stack:
+        images_fd = os.open(staging, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, images_fd)
+        inherit = {}
+        for number, name in enumerate(described.stdio):
+            if name.startswith("pipe:"):
+                flags = os.O_RDONLY if number == 0 else os.O_WRONLY
+                fd = os.open(f"/proc/{init_pid}/fd/{number}", flags | os.O_CLOEXEC)
+                stack.callback(os.close, fd)
+                inherit[name] = fd
+        cgroup_fds = stack.enter_context(cgroups.opened(init_pid))
+        criu = stack.enter_context(
+            service.Service(
+                pidfd,
+                images_fd,
+                log_path=staging / RESTORE_LOG,
+                cgroup_fds=cgroup_fds,
+                extra_fds=list(inherit.values()),
+                deadline=deadline,
+            )
+        )
+
+        def notified(script: str, _pid: int) -> None:
+            progress(script)
+            if script == "post-restore":
+                begin = time.monotonic()
+                for future in pages:
+                    future.result(timeout=max(0.001, deadline - time.monotonic()))
+                seconds["verify_wait"] = round(time.monotonic() - begin, 6)
+
+        criu.restore(notified, inherit=inherit)
