@@ -108,8 +108,10 @@ def write(path: pathlib.Path, layers: int, seed: int) -> None:
     writer.add_add_bos_token(True)
     # The header names every tensor, so the shapes are announced first and the data streamed
     # after it: memory use stays at one tensor.
-    shapes = [(name, data.shape, data.nbytes, quantized)
-              for name, data, quantized in tensors(layers, seed, len(words))]
+    shapes = [
+        (name, data.shape, data.nbytes, quantized)
+        for name, data, quantized in tensors(layers, seed, len(words))
+    ]
     try:
         for name, shape, size, quantized in shapes:
             if quantized:
@@ -117,9 +119,7 @@ def write(path: pathlib.Path, layers: int, seed: int) -> None:
                     name, shape, numpy.dtype(numpy.uint8), size, gguf.GGMLQuantizationType.Q8_0
                 )
             else:
-                writer.add_tensor_info(
-                    name, (size // 4,), numpy.dtype(numpy.float32), size
-                )
+                writer.add_tensor_info(name, (size // 4,), numpy.dtype(numpy.float32), size)
         writer.write_header_to_file()
         writer.write_kv_data_to_file()
         writer.write_ti_data_to_file()
@@ -146,8 +146,10 @@ def main() -> None:
     try:
         write(options.path, options.layers, options.seed)
     except OSError as error:
-        sys.exit(f"error: cannot write {options.path}: {error.strerror} "
-                 f"(it needs about {options.layers * 47} MB free)")
+        sys.exit(
+            f"error: cannot write {options.path}: {error.strerror} "
+            f"(it needs about {options.layers * 47} MB free)"
+        )
     size = options.path.stat().st_size
     print(f"{options.path}: {size} bytes in {time.monotonic() - started:.1f} s")
 

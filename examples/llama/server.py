@@ -76,7 +76,7 @@ class StateHandler(http.server.BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 (the name is inherited)
+    def log_message(self, format: str, *args: Any) -> None:
         if self.path != "/health":
             print("state:", format % args, file=sys.stderr, flush=True)
 
@@ -113,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", required=True, help="GGUF file, e.g. /models/model.gguf")
     parser.add_argument("--served-model-name", default="random-llama")
-    parser.add_argument("--host", default="0.0.0.0")
+    parser.add_argument("--host", default="0.0.0.0")  # noqa: S104 (a pod's port)
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--state-port", type=int, default=8001)
     parser.add_argument("--context", type=int, default=4096, help="tokens of context")
