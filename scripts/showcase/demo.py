@@ -182,7 +182,7 @@ def summary(result: Result) -> str:
             "",
             f"checkpoint: {example.capture_seconds(artifact):.1f} s, "
             f"{table.size(artifact.get('bytes', 0))}, made on {artifact.get('node')}",
-            f"answers at temperature 0 of the cold pod and {result.restored} restored pods: {equal}",
+            f"answers of the cold pod and {result.restored} restored pods, temperature 0: {equal}",
             f"nonce in the memory of all restored pods: {memory}",
             "",
             "Seconds count from the start of the container's first process. answering: the first",

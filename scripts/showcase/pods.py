@@ -198,8 +198,8 @@ def measure(live: cluster.Cluster, namespace: str, name: str, *, timeout: float)
             ready = time.time()
         running = pod and container(pod).get("state", {}).get("running")
         if pod and running and not answering:
-            if live.pod_request(pod, 8001, "/health").status == 200:
-                answering = time.time()
+            status = live.pod_request(pod, 8001, "/health").status
+            answering = time.time() if status == 200 else 0.0
         time.sleep(0.05)
     assert pod is not None
     start = started_at(live, pod)
