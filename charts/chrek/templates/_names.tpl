@@ -1,0 +1,76 @@
+{{/* Every name of an object, once. A program that needs one gets it by its configuration file. */}}
+
+{{- define "chrek.name" -}}
+{{- default .Chart.Name .Values.nameOverride | trunc 45 | trimSuffix "-" -}}
+{{- end -}}
+
+{{/* 45 characters: the longest suffix and the hashes of pods fit into the 63 of a label. */}}
+{{- define "chrek.fullname" -}}
+{{- if .Values.fullnameOverride -}}
+{{- .Values.fullnameOverride | trunc 45 | trimSuffix "-" -}}
+{{- else if contains (include "chrek.name" .) .Release.Name -}}
+{{- .Release.Name | trunc 45 | trimSuffix "-" -}}
+{{- else -}}
+{{- printf "%s-%s" .Release.Name (include "chrek.name" .) | trunc 45 | trimSuffix "-" -}}
+{{- end -}}
+{{- end -}}
+
+{{/* Keys what releases could share: cluster-scoped objects and directories on nodes. */}}
+{{- define "chrek.release" -}}
+{{- printf "%s-%s" .Release.Namespace (include "chrek.fullname" .) -}}
+{{- end -}}
+
+{{- define "chrek.config.name" -}}
+{{- include "chrek.fullname" . }}-config
+{{- end -}}
+
+{{- define "chrek.agent.name" -}}
+{{- include "chrek.fullname" . }}-agent
+{{- end -}}
+
+{{- define "chrek.operator.name" -}}
+{{- include "chrek.fullname" . }}-operator
+{{- end -}}
+
+{{- define "chrek.webhook.serviceName" -}}
+{{- include "chrek.fullname" . }}-webhook
+{{- end -}}
+
+{{- define "chrek.webhook.secretName" -}}
+{{- include "chrek.fullname" . }}-webhook-cert
+{{- end -}}
+
+{{- define "chrek.webhook.configurationName" -}}
+{{- include "chrek.release" . }}
+{{- end -}}
+
+{{- define "chrek.policy.name" -}}
+{{- include "chrek.release" . }}-result
+{{- end -}}
+
+{{- define "chrek.hooks.name" -}}
+{{- include "chrek.fullname" . }}-hooks
+{{- end -}}
+
+{{- define "chrek.identities.name" -}}
+{{- include "chrek.fullname" . }}-identities
+{{- end -}}
+
+{{- define "chrek.test.name" -}}
+{{- include "chrek.fullname" . }}-test
+{{- end -}}
+
+{{/* The claim of the store. */}}
+{{- define "chrek.claimName" -}}
+{{- .Values.storage.pvc.existingClaim | default .Values.storage.pvc.name -}}
+{{- end -}}
+
+{{- define "chrek.makesClaim" -}}
+{{- if and .Values.storage.pvc.create (not .Values.storage.pvc.existingClaim) -}}true{{- end -}}
+{{- end -}}
+
+{{/* Where `helm test` makes its pods: the release's namespace if it is served, else the first one. */}}
+{{- define "chrek.test.namespace" -}}
+{{- $namespaces := include "chrek.watchNamespaces" . | fromJsonArray -}}
+{{- has .Release.Namespace $namespaces | ternary .Release.Namespace (first $namespaces) -}}
+{{- end -}}

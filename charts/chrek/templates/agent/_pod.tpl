@@ -1,0 +1,129 @@
+{{/* The agent's pod template. The pre-install hook asks the API server whether the namespace admits
+it, so this is its only definition. Call with (list . serviceAccountName). */}}
+{{- define "chrek.agent.podTemplate" -}}
+{{- $account := index . 1 -}}
+{{- with index . 0 -}}
+{{- $storage := (include "chrek.checkpoint" . | fromJson).storage -}}
+metadata:
+  annotations:
+    # The agent reads its configuration once, at its start.
+    checksum/config: {{ include "chrek.agent.config" . | sha256sum }}
+    {{- with .Values.agent.podAnnotations }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+  labels:
+    # Not the chart's version: an upgrade that changes nothing here restarts nothing.
+    {{- include "chrek.selectorLabels" (list . "agent") | nindent 4 }}
+    {{- with .Values.agent.podLabels }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
+spec:
+  serviceAccountName: {{ $account }}
+  {{- with include "chrek.pod.pullSecrets" . }}
+  {{- . | nindent 2 }}
+  {{- end }}
+  {{- with .Values.agent.priorityClassName }}
+  priorityClassName: {{ . }}
+  {{- end }}
+  # The agent finds workers by their host PIDs, enters their namespaces and proves who calls it by
+  # /proc. It needs neither the host's network nor its IPC.
+  hostPID: true
+  terminationGracePeriodSeconds: {{ include "chrek.agent.gracePeriod" . }}
+  {{- with .Values.agent.nodeSelector }}
+  nodeSelector:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.agent.affinity }}
+  affinity:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  {{- with .Values.agent.tolerations }}
+  tolerations:
+    {{- toYaml . | nindent 4 }}
+  {{- end }}
+  containers:
+    - name: agent
+      image: {{ include "chrek.image" (list . .Values.image) }}
+      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      command: [chrek, agent, --config, /etc/chrek/agent.yaml]
+      securityContext:
+        # CRIU ptraces workers, writes ns_last_pid, restores credentials and enters mount
+        # namespaces: together that is all a privileged container may do. It implies that AppArmor
+        # does not confine it.
+        privileged: true
+        runAsUser: 0
+        seccompProfile:
+          type: Unconfined
+      env:
+        {{- include "chrek.container.downward" (list "NODE_NAME" "POD_NAME" "POD_NAMESPACE") | trim | nindent 8 }}
+        {{- with .Values.agent.extraEnv }}
+        {{- toYaml . | nindent 8 }}
+        {{- end }}
+      ports:
+        - name: http
+          containerPort: {{ .Values.agent.httpPort }}
+      startupProbe:
+        httpGet: {path: /healthz, port: http}
+        periodSeconds: 1
+        failureThreshold: 60
+      livenessProbe:
+        httpGet: {path: /healthz, port: http}
+        periodSeconds: 20
+        timeoutSeconds: 10
+        failureThreshold: 6
+      readinessProbe:
+        httpGet: {path: /readyz, port: http}
+        periodSeconds: 5
+        timeoutSeconds: 3
+      resources:
+        {{- toYaml .Values.agent.resources | nindent 8 }}
+      volumeMounts:
+        # Its own configuration.
+        - name: config
+          mountPath: /etc/chrek
+          readOnly: true
+        # The sockets that pods call lie in their emptyDirs. The same path as on the node, because
+        # mount tables of containers name it; mounts made later must be seen.
+        - name: kubelet
+          mountPath: {{ .Values.agent.kubeletRoot }}
+          mountPropagation: HostToContainer
+        # The journal of what is in flight, which a new agent continues. Nothing else mounts it.
+        - name: signals
+          mountPath: {{ $storage.signalHostPath }}
+        # The store. Only agents mount it.
+        - name: store
+          mountPath: {{ $storage.pvc.basePath }}
+        # Verified copies of CRIU images: they hold secrets, so memory and never a disk.
+        - name: staging
+          mountPath: /run/chrek
+        # CRIU is put into the worker's cgroups, so that memory is charged to the pod. The agent's
+        # own cgroup namespace would hide them.
+        - name: cgroup
+          mountPath: /sys/fs/cgroup
+  volumes:
+    - name: config
+      configMap:
+        name: {{ include "chrek.config.name" . }}
+        items:
+          - {key: agent.yaml, path: agent.yaml}
+    - name: kubelet
+      hostPath:
+        path: {{ .Values.agent.kubeletRoot }}
+        type: Directory
+    - name: signals
+      hostPath:
+        # A directory of this release: several releases share a node without meeting.
+        path: {{ $storage.signalHostPath }}/{{ include "chrek.release" . }}
+        type: DirectoryOrCreate
+    - name: store
+      persistentVolumeClaim:
+        claimName: {{ include "chrek.claimName" . }}
+    - name: staging
+      emptyDir:
+        medium: Memory
+    - name: cgroup
+      hostPath:
+        path: /sys/fs/cgroup
+        type: Directory
+{{- end -}}
+{{- end -}}
