@@ -12,7 +12,9 @@ FROM ${BASE} AS programs
 RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev linux-libc-dev make musl-tools
 COPY src/c /src
-RUN make -C /src && install -D -t /out /src/chrek-init /src/chrek-enter
+ARG VERSION=0.1.0
+RUN make -C /src OUT=/objects VERSION="${VERSION}" \
+ && install -D -t /out /objects/chrek-init /objects/chrek-enter
 
 # CRIU with its own loader and libraries.
 FROM ${BASE} AS criu
