@@ -96,8 +96,6 @@ def _kubelet(node: addresses.Node) -> dict[str, Any]:
         "enforceNodeAllocatable": ["pods"],
         "failCgroupV1": False,
         "failSwapOn": False,
-        # The node's root is an overlay, whose use the kubelet cannot measure.
-        "localStorageCapacityIsolation": False,
         "evictionHard": {
             "memory.available": "100Mi",
             "nodefs.available": "1%",
