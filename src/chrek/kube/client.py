@@ -28,6 +28,7 @@ REQUEST_SECONDS = 30.0
 WATCH_SECONDS = 290
 ATTEMPTS = 3
 PAGE = 500
+RANDOM = random.SystemRandom()
 
 Object = dict[str, Any]
 Query = Mapping[str, str | int | bool]
@@ -131,7 +132,7 @@ class Client:
                 again = err.status == 429 or (method == "GET" and err.status in (0, 500, 503, 504))
                 if not again or attempt == ATTEMPTS:
                     raise
-            await asyncio.sleep(random.uniform(0.5, 1.0) * 2 ** (attempt - 1))
+            await asyncio.sleep(RANDOM.uniform(0.5, 1.0) * 2 ** (attempt - 1))
 
     async def get(
         self,
@@ -260,7 +261,7 @@ class Client:
                 "watch": True,
                 "allowWatchBookmarks": True,
                 "resourceVersion": resource_version,
-                "timeoutSeconds": WATCH_SECONDS + random.randrange(30),
+                "timeoutSeconds": WATCH_SECONDS + RANDOM.randrange(30),
             }
             started = time.monotonic()
             try:
@@ -353,7 +354,7 @@ class Client:
 
 def backoff(failures: int) -> float:
     """Seconds to wait after so many failures in a row: up to 30, with jitter."""
-    return min(30.0, 0.25 * 2.0 ** min(failures, 8)) * random.uniform(0.5, 1.0)
+    return min(30.0, 0.25 * 2.0 ** min(failures, 8)) * RANDOM.uniform(0.5, 1.0)
 
 
 def _socket(info: aiohttp.AddrInfoType) -> socket.socket:

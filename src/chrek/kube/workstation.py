@@ -1,0 +1,188 @@
+"""The Kubernetes API for programs that run once: hooks, command line and tests.
+
+A thin layer over the official client (https://github.com/kubernetes-client/python), which knows
+kubeconfig files and their credential plugins. Objects are plain dictionaries. Importing the client
+takes a second or two, so that agent and operator use `chrek.kube.client` instead.
+"""
+
+from __future__ import annotations
+
+import decimal
+import json
+import os
+import pathlib
+import urllib.parse
+from collections.abc import Mapping
+from typing import Any
+
+import urllib3.exceptions
+from kubernetes import client, config, utils
+
+from chrek import errors
+
+TIMEOUT_SECONDS = (5, 30)
+"""To connect, and to be answered."""
+
+Object = dict[str, Any]
+
+
+def path(group_version: str, plural: str, namespace: str = "", name: str = "") -> str:
+    """The path of a collection or of an object, such as `/apis/apps/v1/namespaces/a/daemonsets`."""
+    parts = [f"apis/{group_version}" if "/" in group_version else f"api/{group_version}"]
+    if namespace:
+        parts += ["namespaces", urllib.parse.quote(namespace, safe="")]
+    parts.append(plural)
+    if name:
+        parts.append(urllib.parse.quote(name, safe=""))
+    return "/" + "/".join(parts)
+
+
+def quantity(text: str) -> decimal.Decimal:
+    """The number that a Kubernetes quantity such as `100Gi` stands for.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        return decimal.Decimal(utils.parse_quantity(text))
+    except ValueError as err:
+        raise errors.InputError(f"{text!r} is no quantity", hint="write it like 100Gi") from err
+
+
+class Cluster:
+    """A connection to one API server."""
+
+    def __init__(self, configuration: client.Configuration) -> None:
+        self._api = client.ApiClient(configuration)
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+    ) -> bytes:
+        """Ask the API server.
+
+        Raises:
+            ApiError: it refused (with its status and message) or did not answer.
+        """
+        try:
+            response = self._api.call_api(
+                path,
+                method,
+                query_params=list((query or {}).items()),
+                header_params={"Accept": "application/json, */*", "Content-Type": content_type},
+                body=body,
+                auth_settings=["BearerToken"],
+                _preload_content=False,
+                _return_http_data_only=True,
+                _request_timeout=TIMEOUT_SECONDS,
+            )
+        except client.ApiException as err:
+            raise errors.ApiError(
+                f"{method} {path}: {_message(err)}", status=int(err.status or 0)
+            ) from err
+        except (urllib3.exceptions.HTTPError, OSError) as err:
+            raise errors.ApiError(
+                f"{method} {path}: no answer from {self._api.configuration.host}: {err}",
+                hint="check the address and the network between here and the API server",
+            ) from err
+        return bytes(response.data)
+
+    def get(self, path: str) -> Object | None:
+        """An object; `None` when there is none."""
+        try:
+            return _object(self.request("GET", path))
+        except errors.ApiError as err:
+            if err.status == 404:
+                return None
+            raise
+
+    def list(self, path: str, *, labels: Mapping[str, str] | None = None) -> list[Object]:
+        """The objects of a collection that carry these labels."""
+        selector = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
+        query = {"labelSelector": selector} if selector else {}
+        items: list[Object] = _object(self.request("GET", path, query=query)).get("items") or []
+        return items
+
+    def create(self, path: str, body: Object, *, dry_run: bool = False) -> Object:
+        """Create an object in a collection, or only ask whether the server would."""
+        query = {"dryRun": "All"} if dry_run else {}
+        return _object(self.request("POST", path, query=query, body=body))
+
+    def apply(self, path: str, body: Object, *, manager: str, dry_run: bool = False) -> Object:
+        """Server-side apply: make the fields of `body` so, and drop those applied earlier."""
+        query = {"fieldManager": manager, "force": "true"}
+        if dry_run:
+            query["dryRun"] = "All"
+        # JSON is YAML; servers before 1.32 know no other media type for it.
+        text = json.dumps(body)
+        kind = "application/apply-patch+yaml"
+        return _object(self.request("PATCH", path, query=query, body=text, content_type=kind))
+
+    def delete(self, path: str) -> bool:
+        """Delete an object with what it owns.
+
+        Returns:
+            Whether there was one.
+        """
+        try:
+            self.request("DELETE", path, body={"propagationPolicy": "Background"})
+        except errors.ApiError as err:
+            if err.status == 404:
+                return False
+            raise
+        return True
+
+    def log(self, namespace: str, pod: str, *, container: str, lines: int = 50) -> str:
+        """The last lines that a container wrote; empty when there are none yet."""
+        query = {"container": container, "tailLines": str(lines)}
+        try:
+            data = self.request("GET", path("v1", "pods", namespace, pod) + "/log", query=query)
+        except errors.ApiError as err:
+            if err.status in (400, 404):
+                return ""
+            raise
+        return data.decode(errors="replace")
+
+
+def connect(kubeconfig: pathlib.Path | None = None) -> Cluster:
+    """Connect as the pod's service account, or as kubectl does.
+
+    Precedence: the file given, the files of KUBECONFIG, the service account when in a pod, then
+    ~/.kube/config.
+
+    Raises:
+        ConfigError: there is no usable configuration.
+    """
+    configuration = client.Configuration()
+    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
+    try:
+        if in_pod and kubeconfig is None:
+            config.load_incluster_config(client_configuration=configuration)
+        else:
+            config.load_kube_config(
+                os.fspath(kubeconfig) if kubeconfig else None, client_configuration=configuration
+            )
+    except (config.ConfigException, OSError) as err:
+        raise errors.ConfigError(
+            f"cannot tell how to reach a cluster: {err}", hint="set KUBECONFIG to a kubeconfig file"
+        ) from err
+    return Cluster(configuration)
+
+
+def _object(data: bytes) -> Object:
+    found: Object = json.loads(data)
+    return found
+
+
+def _message(err: client.ApiException) -> str:
+    """What the server says, without the client's wrapping."""
+    try:
+        status = json.loads(err.body or "")
+        return f"{status['message']} ({err.status})"
+    except (ValueError, KeyError, TypeError):
+        return f"{err.reason} ({err.status})"

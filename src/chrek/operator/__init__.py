@@ -1,0 +1,1 @@
+"""The operator: DynamoCheckpoint and DynamoGraphDeployment controllers, pod admission webhook."""

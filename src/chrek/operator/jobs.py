@@ -1,0 +1,155 @@
+"""The Job that makes a checkpoint, built from a DynamoCheckpoint.
+
+`podTemplateSpec` passes through except for what the module changes on purpose:
+- labels are replaced, so that no Service, NetworkPolicy or PodDisruptionBudget meant for serving
+  pods selects the pod that is being captured;
+- of the captured container: liveness and startup probes (a frozen process fails them) and lifecycle
+  hooks are removed; the readiness probe stays, it may be the sign that the worker is ready;
+- service meshes are told to stay away, cluster autoscalers not to evict;
+- restartPolicy is Never: a new attempt is a new pod;
+- what `podshape` adds.
+Containers beside the captured one must be native sidecars: another main container would keep the
+Job from ending.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from chrek import config, errors, names, variant
+from chrek.operator import podshape
+
+Object = dict[str, Any]
+
+WAIT_SECONDS = "300"
+ANNOTATION_GENERATION = "nvidia.com/chrek-generation"
+
+
+def name(identity_hash: str) -> str:
+    """The Job's name; `kubectl logs job/checkpoint-<hash>` is in the user's guide."""
+    return f"checkpoint-{identity_hash}"
+
+
+def build(
+    checkpoint: Mapping[str, Any], *, identity_hash: str, settings: config.OperatorConfig
+) -> Object:
+    """The Job of a DynamoCheckpoint.
+
+    Raises:
+        InputError, UnsupportedError: the pod template cannot be captured; says why.
+    """
+    metadata, job = checkpoint["metadata"], checkpoint["spec"]["job"]
+    labels = {
+        names.LABEL_SOURCE: "true",
+        **dict.fromkeys(names.LABEL_ALIASES, "true"),
+        names.LABEL_HASH: identity_hash,
+        "app.kubernetes.io/name": "chrek-checkpoint-job",
+        "app.kubernetes.io/managed-by": "chrek-operator",
+    }
+    spec: Object = {
+        "backoffLimit": job.get("backoffLimit", 3),
+        "activeDeadlineSeconds": job.get("activeDeadlineSeconds", 3600),
+        "completions": 1,
+        "parallelism": 1,
+        # An attempt's GPUs are free only when its pod is gone altogether.
+        "podReplacementPolicy": "Failed",
+        "template": _template(checkpoint, labels, identity_hash=identity_hash, settings=settings),
+    }
+    if job.get("ttlSecondsAfterFinished") is not None:
+        spec["ttlSecondsAfterFinished"] = job["ttlSecondsAfterFinished"]
+    owner = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.CHECKPOINT_KIND,
+        "name": metadata["name"],
+        "uid": metadata["uid"],
+        "controller": True,
+        "blockOwnerDeletion": True,
+    }
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {
+            "name": name(identity_hash),
+            "namespace": metadata["namespace"],
+            "labels": labels,
+            "annotations": {ANNOTATION_GENERATION: str(metadata.get("generation", 0))},
+            "ownerReferences": [owner],
+        },
+        "spec": spec,
+    }
+
+
+def owner_uid(item: Mapping[str, Any]) -> str:
+    """UID of an object's controller, empty without one."""
+    for owner in item["metadata"].get("ownerReferences") or []:
+        if owner.get("controller"):
+            return str(owner["uid"])
+    return ""
+
+
+def _template(
+    checkpoint: Mapping[str, Any],
+    labels: Mapping[str, str],
+    *,
+    identity_hash: str,
+    settings: config.OperatorConfig,
+) -> Object:
+    job = checkpoint["spec"]["job"]
+    template: Object = copy.deepcopy(job["podTemplateSpec"])
+    spec: Object = template["spec"]
+    index = podshape.container_index(spec, job.get("container"))
+    container = spec["containers"][index]
+    podshape.check(spec, container)
+    _check_others(spec, container)
+    command = variant.worker_command(container)
+    if not container.get("command"):
+        raise errors.UnsupportedError(
+            f"container {container['name']!r} has no `command`",
+            reason=names.Reason.COMMAND_UNKNOWN,
+            hint="write the worker's command into the pod template: chrek-init must start it",
+        )
+    for field in ("livenessProbe", "startupProbe", "lifecycle"):
+        container.pop(field, None)
+    shaped = podshape.shape(
+        spec,
+        index=index,
+        command=command,
+        arguments=["--source", "--wait", WAIT_SECONDS],
+        environment=podshape.environment(
+            settings.storage, identity_hash=identity_hash, source=True
+        ),
+        image=settings.initImage,
+        pull_policy=settings.initImagePullPolicy,
+    )
+    shaped["restartPolicy"] = "Never"
+    capture = {
+        "checkpoint": checkpoint["metadata"]["name"],
+        "identityHash": identity_hash,
+        "readiness": job.get("readiness", "auto"),
+    }
+    annotations = {
+        **((template.get("metadata") or {}).get("annotations") or {}),
+        names.ANNOTATION_CAPTURE: json.dumps(capture, sort_keys=True),
+        names.ANNOTATION_CONTAINER: container["name"],
+        "sidecar.istio.io/inject": "false",
+        "linkerd.io/inject": "disabled",
+        "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
+        "karpenter.sh/do-not-disrupt": "true",
+    }
+    for unwanted in (names.ANNOTATION_CHECKPOINT, names.ANNOTATION_RESULT):
+        annotations.pop(unwanted, None)
+    pod_labels = {**labels, names.LABEL_MANAGED: "true", "sidecar.istio.io/inject": "false"}
+    return {"metadata": {"labels": pod_labels, "annotations": annotations}, "spec": shaped}
+
+
+def _check_others(spec: Mapping[str, Any], managed: Mapping[str, Any]) -> None:
+    others = [c["name"] for c in spec["containers"] if c is not managed]
+    if others:
+        raise errors.UnsupportedError(
+            f"containers beside {managed['name']!r}: {', '.join(others)}",
+            reason=names.Reason.UNSUPPORTED,
+            hint="make them native sidecars: initContainers with restartPolicy Always",
+        )
