@@ -11,7 +11,7 @@ import contextlib
 import os
 import stat
 from collections.abc import Iterator
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import msgspec
 
@@ -94,7 +94,7 @@ class Writer:
             first = seen.setdefault(info.st_ino, path)
             if first is not path:
                 return Entry(volume=volume, path=path, kind="hardlink", target=first)
-        common = {
+        common: dict[str, Any] = {
             "volume": volume,
             "path": path,
             "mode": stat.S_IMODE(mode),

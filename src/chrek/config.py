@@ -105,7 +105,9 @@ def load(path: pathlib.Path, kind: type[ConfigT]) -> ConfigT:
     Raises:
         ConfigError: the file cannot be read, is not YAML, or a field is wrong (with its path).
     """
-    hint = f"see schemas/config.schema.json; the chart writes this file ({names.CONFIG_API_VERSION})"
+    hint = (
+        f"see schemas/config.schema.json; the chart writes this file ({names.CONFIG_API_VERSION})"
+    )
     try:
         raw = yaml.safe_load(path.read_text())
         return msgspec.convert(raw, kind)

@@ -1,9 +1,9 @@
 """Every error that chrek raises on purpose.
 
-A subclass exists only where somebody acts differently on it. The message says what failed, with the
-value that failed; the hint says what to do. Nothing below the programs turns an error into output or
-into an exit code: `chrek.cli` prints it, the agent makes a log line, an Event and a pod condition of
-it, a hook writes it to its termination log.
+A subclass exists only where somebody acts differently on it. The message says what failed, with
+the value that failed; the hint says what to do. Nothing below the programs turns an error into
+output or into an exit code: `chrek.cli` prints it, the agent makes a log line, an Event and a pod
+condition of it, a hook writes it to its termination log.
 """
 
 from __future__ import annotations

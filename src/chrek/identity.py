@@ -84,9 +84,8 @@ def parse(raw: Mapping[str, object], where: str = "identity") -> Identity:
             problems.append(f"{where}.{key}: says {value!r} where {name} says {fields[name]!r}")
         else:
             fields[name] = value
-    for name in ("model", "backendFramework"):
-        if not fields.get(name):
-            problems.append(f"{where}.{name}: required")
+    required = ("model", "backendFramework")
+    problems += [f"{where}.{name}: required" for name in required if not fields.get(name)]
     for name, value in fields.items():
         problem = _check(name, value)
         if problem:

@@ -98,7 +98,9 @@ def _check_seccomp(
     if thread.seccomp_mode != SECCOMP_FILTER:
         raise _mismatch(tid, "no seccomp filter", f"{len(filters)} of them")
     if thread.seccomp_filter >= len(chains):
-        raise errors.ArtifactError(f"core-{tid}.img: seccomp filter {thread.seccomp_filter} missing")
+        raise errors.ArtifactError(
+            f"core-{tid}.img: seccomp filter {thread.seccomp_filter} missing"
+        )
     if chains[thread.seccomp_filter][: len(filters)] != tuple(filters):
         raise _mismatch(tid, "other seccomp filters", f"{len(filters)} filters of its own")
 

@@ -171,7 +171,7 @@ def _rewrite_sockets(
 
 def _moved_addresses(old: list[str], new: list[str]) -> dict[str, str]:
     """Old address -> new address, family by family in order."""
-    moved = {}
+    moved: dict[str, str] = {}
     for is_v6 in (False, True):
         before = [a for a in old if (":" in a) is is_v6]
         after = [a for a in new if (":" in a) is is_v6]

@@ -54,9 +54,11 @@ class Store:
     """The part of the volume that belongs to one namespace's checkpoints."""
 
     def __init__(self, base: pathlib.Path, namespace: str = "") -> None:
-        """Args:
-        base: `storage.pvc.basePath`.
-        namespace: empty for the release's own namespace.
+        """Describe where artifacts are; nothing is read yet.
+
+        Args:
+            base: `storage.pvc.basePath`.
+            namespace: empty for the release's own namespace.
         """
         self._root = base / "ns" / namespace if namespace else base
 
@@ -154,7 +156,7 @@ class Store:
 
 
 def sync(path: pathlib.Path) -> None:
-    """fsync a file or directory; network file systems that cannot sync directories are forgiven."""
+    """Fsync a file or directory; network file systems that cannot sync directories are forgiven."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)

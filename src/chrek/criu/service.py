@@ -239,7 +239,9 @@ class Service:
             data = self._socket.recv(1 << 20)
         except TimeoutError as err:
             self._process.send_signal(signal.SIGKILL)
-            timeout = names.Reason.DUMP_TIMEOUT if action == "dump" else names.Reason.RESTORE_TIMEOUT
+            timeout = (
+                names.Reason.DUMP_TIMEOUT if action == "dump" else names.Reason.RESTORE_TIMEOUT
+            )
             raise errors.CriuError(
                 f"criu {action} did not end in time",
                 reason=timeout,

@@ -1,0 +1,1 @@
+"""The node agent: answers chrek-init, dumps checkpoint jobs, restores workers."""

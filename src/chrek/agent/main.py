@@ -1,0 +1,164 @@
+"""`chrek agent`: one on every node, privileged, in the host's PID namespace."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import socket
+
+from chrek import config, errors, log, peer
+from chrek.agent import captures, connection, http, journal, metrics, objects, report, starts
+from chrek.agent import sockets as sockets_module
+from chrek.kube import api
+
+LOG = log.get(__name__)
+HELLO_SECONDS = 5.0
+
+
+def run(config_path: pathlib.Path) -> int:
+    """Run until SIGTERM.
+
+    Raises:
+        ConfigError: the configuration or the environment is not usable.
+    """
+    settings = config.load(config_path, config.AgentConfig)
+    log.setup(settings.logLevel)
+    missing = [name for name in ("NODE_NAME", "POD_NAMESPACE") if not os.environ.get(name)]
+    if missing:
+        raise errors.ConfigError(
+            f"{' and '.join(missing)} not set", hint="the chart sets them by the downward API"
+        )
+    asyncio.run(Agent(settings, os.environ["NODE_NAME"], os.environ["POD_NAMESPACE"]).run())
+    return 0
+
+
+class Agent:
+    """Ties informers, sockets and the two kinds of conversation together."""
+
+    def __init__(self, settings: config.AgentConfig, node: str, namespace: str) -> None:
+        self._settings = settings
+        self._node = node
+        self._client = api.Client(api.credentials(), user_agent="chrek-agent")
+        self._pods: dict[str, objects.Pod] = {}
+        self._journal = journal.Journal(pathlib.Path(settings.signalHostPath))
+        self._reporter = report.Reporter(self._client, node)
+        slots = asyncio.Semaphore(settings.maxConcurrentOperations)
+        self._starts = starts.Starts(settings, namespace, self._reporter, self._journal, slots)
+        self._captures = captures.Captures(settings, node, namespace, self._reporter, slots)
+        self._sockets = sockets_module.Sockets(pathlib.Path(settings.kubeletRoot), self._serve)
+        self._pod_informers = [
+            api.Informer(
+                self._client,
+                api.path("v1", "pods", name),
+                query={
+                    "fieldSelector": f"spec.nodeName={node}",
+                    "labelSelector": "nvidia.com/chrek-managed=true",
+                },
+                project=objects.pod,
+                on_change=self._pod_changed,
+            )
+            for name in settings.watchNamespaces
+        ]
+        self._checkpoint_informers = [
+            api.Informer(
+                self._client,
+                api.path("nvidia.com/v1alpha1", "dynamocheckpoints", name),
+                project=objects.checkpoint,
+            )
+            for name in settings.watchNamespaces
+        ]
+
+    async def run(self) -> None:
+        """Serve until SIGTERM, then finish what is in flight."""
+        shutil.rmtree(self._settings.stagingPath, ignore_errors=True)
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)
+        runner = await http.serve(self._settings.httpPort, self.problems)
+        tasks = [asyncio.create_task(informer.run()) for informer in self._checkpoint_informers]
+        tasks += [asyncio.create_task(informer.run()) for informer in self._pod_informers]
+        pruning = asyncio.create_task(self._prune_journal())
+        LOG.info("agent started", node=self._node, namespaces=self._settings.watchNamespaces)
+        await stop.wait()
+        LOG.info("agent stopping")
+        await self._sockets.stop(drain_seconds=self._settings.dumpTimeoutSeconds)
+        await self._reporter.drain()
+        for task in (*tasks, pruning):
+            task.cancel()
+        await runner.cleanup()
+        await self._client.close()
+
+    def problems(self) -> list[str]:
+        """What keeps this agent from restoring or capturing."""
+        found = []
+        synced = [informer.synced for informer in self._pod_informers]
+        synced += [informer.synced for informer in self._checkpoint_informers]
+        if not all(event.is_set() for event in synced):
+            found.append("the API server has not answered yet")
+        base = pathlib.Path(self._settings.storage.pvc.basePath)
+        if not os.access(base, os.W_OK):
+            found.append(f"{base} cannot be written")
+        return found
+
+    def _pod_changed(
+        self, _key: str, pod: objects.Pod | None, previous: objects.Pod | None
+    ) -> None:
+        if pod is not None and not pod.finished:
+            self._pods[pod.uid] = pod
+            self._sockets.open(pod.uid)
+        for gone in (previous, pod):
+            if gone is not None and (pod is None or pod.finished or pod.uid != gone.uid):
+                self._pods.pop(gone.uid, None)
+                self._sockets.close(gone.uid)
+                self._journal.drop(gone.uid)
+
+    async def _prune_journal(self) -> None:
+        for informer in self._pod_informers:
+            await informer.synced.wait()
+        self._journal.keep_only(set(self._pods))
+
+    async def _serve(self, pod_uid: str, directory: int, raw: socket.socket) -> None:
+        conn = connection.Connection(raw)
+        with metrics.IN_FLIGHT.track_inprogress(), contextlib.ExitStack() as stack:
+            try:
+                role = await asyncio.wait_for(conn.receive(), HELLO_SECONDS)
+                caller = await asyncio.to_thread(peer.identify, raw)
+                stack.callback(caller.close)
+                pod = self._known(pod_uid, caller)
+            except TimeoutError:
+                await conn.send("cold", "PeerRefused", "no hello in time")
+                return
+            except errors.PeerError as err:
+                LOG.warning("caller refused", pod_uid=pod_uid, error=str(err))
+                await conn.send("cold", err.reason, str(err))
+                return
+            for informer in self._checkpoint_informers:
+                await informer.synced.wait()
+            if role == "chrek 1 source" and pod.capture:
+                await self._captures.handle(
+                    *(conn, caller, lambda: self._pods.get(pod_uid)),
+                    *(self._checkpoints(), directory),
+                )
+            elif role == "chrek 1 start" and pod.checkpoint:
+                await self._starts.handle(conn, caller, pod, self._checkpoints())
+            else:
+                await conn.send("cold", "PeerRefused", f"pod {pod.name} does not ask for that")
+
+    def _known(self, pod_uid: str, caller: peer.Peer) -> objects.Pod:
+        pod = self._pods.get(pod_uid)
+        if pod is None or caller.pod_uid != pod_uid:
+            raise errors.PeerError(f"the caller is of pod {caller.pod_uid}, not of {pod_uid}")
+        if caller.container != pod.container:
+            raise errors.PeerError(
+                f"container {caller.container} of pod {pod.name} is not the managed one",
+                hint=f"annotation nvidia.com/chrek-container names {pod.container}",
+            )
+        return pod
+
+    def _checkpoints(self) -> list[objects.Checkpoint]:
+        return [value for i in self._checkpoint_informers for _, value in i.items()]

@@ -1,0 +1,27 @@
+"""The agent's Prometheus metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import prometheus_client as prometheus
+
+STARTS = prometheus.Counter(
+    "chrek_starts_total", "Container starts by outcome and Reason.", ["outcome", "reason"]
+)
+CAPTURES = prometheus.Counter(
+    "chrek_captures_total", "Captures by outcome and Reason.", ["outcome", "reason"]
+)
+STEP_SECONDS = prometheus.Histogram(
+    "chrek_step_seconds",
+    "Seconds of each step of a checkpoint or a restore.",
+    ["operation", "step"],
+    buckets=(0.001, 0.005, 0.02, 0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300),
+)
+IN_FLIGHT = prometheus.Gauge("chrek_connections", "Connected chrek-init processes.")
+
+
+def observe(operation: str, seconds: Mapping[str, float]) -> None:
+    """Count the steps of one operation."""
+    for step, elapsed in seconds.items():
+        STEP_SECONDS.labels(operation=operation, step=step).observe(elapsed)
