@@ -89,6 +89,7 @@ void agent_close(struct agent *agent);
 struct verdict {
 	const char *reason;
 	const char *message;
+	const char *detail;	/* follows the message, or "" */
 };
 
 char *next_word(char **rest);

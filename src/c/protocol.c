@@ -56,6 +56,6 @@ struct verdict parse_verdict(char *rest)
 	const char *message = *rest ? rest : "no message";
 
 	if (is_reason(reason))
-		return (struct verdict){reason, message};
-	return (struct verdict){"AgentProtocol", "the agent gave no valid reason"};
+		return (struct verdict){reason, message, ""};
+	return (struct verdict){"AgentProtocol", "the agent gave no valid reason", ""};
 }

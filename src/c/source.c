@@ -47,16 +47,16 @@ _Noreturn static void end(const struct source *source, int code)
 }
 
 _Noreturn static void give_up(const struct source *source, const char *reason,
-			      const char *message)
+			      const char *message, const char *detail)
 {
 	say(source->tree ? "Checkpoint interrupted: " : "Checkpoint refused: ", reason, ": ",
-	    message, NULL);
+	    message, detail, NULL);
 	end(source, EXIT_RETRY);
 }
 
 _Noreturn static void not_understood(const struct source *source)
 {
-	give_up(source, "AgentProtocol", "the agent said what chrek-init does not understand");
+	give_up(source, "AgentProtocol", "the agent said what chrek-init does not understand", "");
 }
 
 /*
@@ -137,7 +137,7 @@ static void start_tree(struct source *source)
 	if (pid == 0)
 		run_tree(source->options);
 	if (pid < 0)
-		give_up(source, "ForkFailed", strerror(errno));
+		give_up(source, "ForkFailed", "cannot start the tree: ", strerror(errno));
 	source->tree = pid;
 	source->phase = PHASE_RUNNING;
 	source->until = FOREVER;
@@ -239,7 +239,7 @@ static bool reach(struct source *source, int64_t until)
 	if (source->tree_ended)
 		return false;
 	give_up(source, source->tree ? "AgentGone" : "AgentUnavailable",
-		strerror(source->agent.error));
+		"no agent answers at the socket: ", strerror(source->agent.error));
 }
 
 /* The agent has closed the connection. */
@@ -253,12 +253,13 @@ static void take_close(struct source *source, int64_t *reach_until)
 		return;
 	}
 	if (source->phase == PHASE_DUMPING)
-		give_up(source, "AgentGone", "the agent closed the connection while dumping");
+		give_up(source, "AgentGone", "the agent closed the connection while dumping", "");
 	/* A tree has worked for its state: each time the agent gets the whole wait to come back. */
 	if (source->tree)
 		*reach_until = seconds_from_now(source->options->wait_seconds);
 	else if (now >= *reach_until)
-		give_up(source, "AgentGone", "the agent closed the connection without an answer");
+		give_up(source, "AgentGone", "the agent closed the connection without an answer",
+			"");
 	agent_pause(&source->agent, &source->events, *reach_until);
 	if (!source->tree_ended)
 		reach(source, *reach_until);
@@ -270,7 +271,7 @@ static void expire(struct source *source)
 		say("Checkpoint complete; the agent left the worker running", NULL);
 		end(source, 0);
 	}
-	give_up(source, "AgentSilent", "the agent gave no answer in time");
+	give_up(source, "AgentSilent", "the agent gave no answer in time", "");
 }
 
 _Noreturn void source_main(const struct options *options)

@@ -41,9 +41,7 @@ struct worker {
 
 static void on_signal(void *owner, const struct signalfd_siginfo *info)
 {
-	const struct worker *worker = owner;
-
-	(void)worker;
+	(void)owner;
 	if (signal_ends_waiting(info->ssi_signo))
 		_exit(128 + (int)info->ssi_signo);
 }
@@ -67,7 +65,7 @@ static void on_exit_remember(void *owner, pid_t pid, int status)
 
 static enum step cold(struct worker *worker, const char *reason, const char *message)
 {
-	worker->verdict = (struct verdict){reason, message};
+	worker->verdict = (struct verdict){reason, message, ""};
 	return worker->restoring ? STEP_FAILED : STEP_COLD;
 }
 
@@ -186,7 +184,12 @@ static enum step ask(struct worker *worker)
 	}
 	if (met)
 		return cold(worker, "AgentGone", "the agent closed the connection without an answer");
-	return cold(worker, "AgentUnavailable", strerror(worker->agent.error));
+	worker->verdict = (struct verdict){
+		"AgentUnavailable",
+		"no agent answers at the socket: ",
+		strerror(worker->agent.error),
+	};
+	return STEP_COLD;
 }
 
 /* State restoring: ends with STEP_RESTORED or STEP_FAILED. */
@@ -265,7 +268,7 @@ static void empty_namespace(struct worker *worker)
 _Noreturn static void fall_back(struct worker *worker)
 {
 	say("Falling back to cold start: ", worker->verdict.reason, ": ", worker->verdict.message,
-	    NULL);
+	    worker->verdict.detail, NULL);
 	agent_close(&worker->agent);
 	if (worker->restoring) {
 		if (!worker->in_place)
