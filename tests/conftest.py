@@ -1,7 +1,7 @@
 """Rules for every test: in CI a skip is a failure unless the test is optional by nature.
 
-A test that cannot run on a developer's machine skips with a reason. With CI=true the same skip fails,
-except for reasons that start with `optional:` (a thing that no CI machine must have, such as a GPU).
+A test that cannot run on a developer's machine skips with a reason. With CI=true the same skip
+fails, except for reasons that start with `optional:` (what no CI machine must have, such as a GPU).
 Tests marked heavy are deselected, not skipped, unless `--heavy` is given.
 """
 

@@ -11,7 +11,8 @@ QUALIFIED = re.compile(r"^([a-z0-9.-]{1,253}/)?[A-Za-z0-9]([A-Za-z0-9_.-]{0,61}[
 KEYS = {
     name: value
     for name, value in vars(names).items()
-    if name.startswith(("ANNOTATION_", "LABEL_", "CONDITION_RESTORED", "FINALIZER")) and "ALIAS" not in name
+    if name.startswith(("ANNOTATION_", "LABEL_", "CONDITION_RESTORED", "FINALIZER"))
+    and "ALIAS" not in name
 }
 
 
