@@ -101,7 +101,7 @@ class Cluster:
                 return None
             raise
 
-    def list(self, path: str, *, labels: Mapping[str, str] | None = None) -> list[Object]:
+    def find(self, path: str, *, labels: Mapping[str, str] | None = None) -> list[Object]:
         """The objects of a collection that carry these labels."""
         selector = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
         query = {"labelSelector": selector} if selector else {}

@@ -1,0 +1,43 @@
+"""Before an installation: can this cluster hold the release?
+
+Nothing of the release exists yet. The checks read, and one asks by a dry run; nothing is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from chrek.hooks import cluster_checks, program, report, settings, storage_checks
+from chrek.kube import workstation
+
+Check = Callable[[workstation.Cluster, settings.HooksConfig], report.Outcome]
+
+CHECKS: tuple[Check, ...] = (
+    cluster_checks.kubernetes_version,
+    cluster_checks.namespaces,
+    cluster_checks.crds,
+    cluster_checks.identities,
+    storage_checks.storage,
+)
+
+
+def check(context: program.Context) -> Sequence[report.Outcome]:
+    """Run every check."""
+    outcomes = [found(context.cluster, context.config) for found in CHECKS]
+    return [*outcomes, *pod_outcome(context)]
+
+
+def pod_outcome(context: program.Context) -> Sequence[report.Outcome]:
+    """Whether the namespace admits the agent; nothing when the release has none."""
+    pod = settings.load_pod(context.directory / "agent-pod.yaml")
+    if pod is None:
+        return []
+    return [cluster_checks.pod_security(context.cluster, pod, namespace=context.config.namespace)]
+
+
+def main() -> None:
+    program.run(
+        check,
+        title="pre-install",
+        again="run helm uninstall {release} -n {namespace} and install again",
+    )

@@ -1,0 +1,58 @@
+"""Before an upgrade or a rollback: the checks of an installation, then the CRDs.
+
+Helm installs the files of crds/ once and never touches them again; this applies the CRDs of the
+chart that is coming. Those that another chart manages stay as they are.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+import yaml
+
+from chrek import errors
+from chrek.hooks import cluster_checks, pre_install, program, report
+from chrek.kube import workstation
+
+MANAGER = "chrek-crds"
+
+
+def check_and_apply(context: program.Context) -> Sequence[report.Outcome]:
+    """Run every check and, when none fails, apply the CRDs."""
+    checks = [check for check in pre_install.CHECKS if check is not cluster_checks.crds]
+    outcomes = [check(context.cluster, context.config) for check in checks]
+    outcomes += pre_install.pod_outcome(context)
+    if report.failures(outcomes):
+        return outcomes
+    files = sorted(program.CRDS.glob("*.yaml"))
+    return [*outcomes, *(apply(context.cluster, path) for path in files)]
+
+
+def apply(cluster: workstation.Cluster, path: pathlib.Path) -> report.Outcome:
+    """Apply one CRD, server-side; idempotent."""
+    wanted = yaml.safe_load(path.read_text())
+    name = wanted["metadata"]["name"]
+    url = cluster_checks.crd_path(name)
+    found = cluster.get(url)
+    if found is not None and cluster_checks.is_foreign(found):
+        return report.warning(
+            name,
+            f"managed by {cluster_checks.owner(found)}, left as it is",
+            "nothing; if fields of chrek are missing in it, upgrade what manages it",
+        )
+    try:
+        cluster.apply(url, wanted, manager=MANAGER)
+    except errors.ApiError as err:
+        if err.status in (0, 500):
+            raise
+        return report.failed(name, err.message, f"run kubectl apply --server-side -f {path.name}")
+    return report.ok(name, "applied")
+
+
+def main() -> None:
+    program.run(
+        check_and_apply,
+        title="pre-upgrade",
+        again="run the same helm command again for {release} -n {namespace}",
+    )

@@ -1,0 +1,86 @@
+"""What a hook is told about its release: the file that the chart writes for it."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any, Literal
+
+import msgspec
+import yaml
+
+from chrek import errors
+
+
+class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The volume claim of the store."""
+
+    name: str
+    create: bool
+    """Whether the chart makes it."""
+    storageClassName: str
+    """Empty means the cluster's default class."""
+    accessModes: list[str]
+    size: str
+
+
+class HooksConfig(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="HooksConfig",
+):
+    """Names and wishes of a release, as its templates and values have them."""
+
+    apiVersion: Literal["chrek.nvidia.com/v1alpha1"]
+    helmRelease: str
+    namespace: str
+    watchNamespaces: list[str]
+    crds: list[str]
+    claim: Claim
+    agentName: str
+    """Name of the DaemonSet; empty when the release has none."""
+    agentLabels: dict[str, str]
+    """Labels that select the agents' pods."""
+    operatorName: str
+    """Name of the Deployment; empty when the release has none."""
+    webhookName: str
+    identitiesName: str
+    identities: list[dict[str, Any]]
+    timeoutSeconds: int
+    maxUnavailableNodes: str
+    """A number, or a percentage that is rounded down."""
+
+    def allowed_unavailable(self, nodes: int) -> int:
+        """How many of `nodes` may be without a ready agent."""
+        if self.maxUnavailableNodes.endswith("%"):
+            return nodes * int(self.maxUnavailableNodes[:-1]) // 100
+        return int(self.maxUnavailableNodes)
+
+
+def load(path: pathlib.Path) -> HooksConfig:
+    """Read the file.
+
+    Raises:
+        ConfigError: it cannot be read, is not YAML, or a field is wrong.
+    """
+    try:
+        return msgspec.convert(yaml.safe_load(path.read_text()), HooksConfig)
+    except (OSError, yaml.YAMLError, msgspec.ValidationError) as err:
+        raise errors.ConfigError(f"{path}: {err}", hint="the chart writes this file") from err
+
+
+def load_pod(path: pathlib.Path) -> dict[str, Any] | None:
+    """Read the agent's pod as the chart renders it; `None` when the release has no agent.
+
+    Raises:
+        ConfigError: it cannot be read or is not YAML.
+    """
+    try:
+        found: dict[str, Any] = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        return None
+    except (OSError, yaml.YAMLError) as err:
+        raise errors.ConfigError(f"{path}: {err}", hint="the chart writes this file") from err
+    return found
