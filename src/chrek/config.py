@@ -111,5 +111,5 @@ def load(path: pathlib.Path, kind: type[ConfigT]) -> ConfigT:
     try:
         raw = yaml.safe_load(path.read_text())
         return msgspec.convert(raw, kind)
-    except (OSError, yaml.YAMLError, msgspec.ValidationError) as err:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, msgspec.ValidationError) as err:
         raise errors.ConfigError(f"{path}: {err}", hint=hint) from err

@@ -103,7 +103,9 @@ def _check(name: str, value: object) -> str:
         if not isinstance(value, Mapping):
             return f"expected an object of strings, got {value!r}"
         bad = [k for k, v in value.items() if not isinstance(k, str) or not isinstance(v, str)]
-        return f"values must be strings (quote them): {', '.join(map(str, bad))}" if bad else ""
+        if bad:
+            return f"values must be strings (quote them): {', '.join(map(str, bad))}"
+        return next((p for pair in value.items() if (p := _unencodable("".join(pair)))), "")
     if name in ("tensorParallelSize", "pipelineParallelSize", "maxModelLen"):
         if isinstance(value, bool) or not isinstance(value, int):
             return f"expected a whole number, got {value!r}"
@@ -112,4 +114,13 @@ def _check(name: str, value: object) -> str:
         return f"expected a string, got {value!r} (quote it)"
     if name == "backendFramework" and value and value not in BACKENDS:
         return f"{value!r} is not one of {', '.join(BACKENDS)}"
+    return _unencodable(value)
+
+
+def _unencodable(text: str) -> str:
+    """A problem when JSON's escapes made a string that has no UTF-8 form, and so no hash."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return f"{text!r} is not valid Unicode"
     return ""
