@@ -41,8 +41,7 @@ RUN --mount=type=secret,id=pip.conf --mount=type=secret,id=ca.crt \
 FROM dependencies AS application
 COPY pyproject.toml README.md LICENSE /src/
 COPY src/chrek /src/src/chrek
-# The archive's times are fixed so that equal sources give an equal layer.
-RUN export SOURCE_DATE_EPOCH=946684800 PIP_NO_INDEX=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
+RUN export PIP_NO_INDEX=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
  && /opt/build/bin/pip wheel --no-deps --no-build-isolation -w /wheel /src \
  && /opt/build/bin/pip --python /opt/venv/bin/python install --no-deps --root /out /wheel/*.whl
 
