@@ -1,0 +1,149 @@
+"""A namespace of the cluster with chrek at work in it, and what tests do there."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from e2e import tiny
+from showcase import cluster, commands, errors, example, pods
+
+Object = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """A namespace with chrek at work in it."""
+
+    live: cluster.Cluster
+    namespace: str
+
+    def checkpoint_path(self, name: str) -> str:
+        return f"{example.GROUP}/namespaces/{self.namespace}/dynamocheckpoints/{name}"
+
+    def checkpoint(self, name: str) -> Object:
+        found = self.live.get(self.checkpoint_path(name))
+        assert found is not None, f"there is no DynamoCheckpoint {name}"
+        return found
+
+    def clean(self) -> None:
+        """Delete the checkpoints and pods that an earlier run left."""
+        here = f"--namespace={self.namespace}"
+        self.live.kubectl("delete", here, "dgd,dckpt", "--all", "--timeout=90s")
+        opted_in = ["-l", "nvidia.com/chrek-managed=true", "--grace-period=1"]
+        self.live.kubectl("delete", here, "pods", *opted_in, "--timeout=60s")
+
+    def capture(self, worker: tiny.Worker, *, node: str = "", timeout: float = 90) -> Object:
+        """Make the worker's checkpoint and wait until it is Ready."""
+        self.live.apply(worker.checkpoint(node=node), namespace=self.namespace)
+        return self.wait_phase(worker.hash, "Ready", timeout=timeout)
+
+    def wait_phase(self, name: str, phase: str, *, timeout: float = 90) -> Object:
+        def arrived() -> Object | None:
+            found = self.checkpoint(name)
+            now = example.phase(found)
+            if now == "Failed" and phase != "Failed":
+                raise errors.ShowError(f"checkpoint {name} failed: {found.get('status')}")
+            return found if now == phase else None
+
+        found: Object = cluster.wait_until(
+            arrived,
+            lambda: f"checkpoint {name} is {phase}: {self.checkpoint(name).get('status')}",
+            timeout=timeout,
+        )
+        return found
+
+    @contextlib.contextmanager
+    def pod(self, wanted: Object, *, timeout: float = 60) -> Iterator[Object]:
+        """The pod, Ready; deleted at the end."""
+        with self.created(wanted) as name:
+            yield pods.wait_ready(self.live, self.namespace, name, timeout=timeout)
+
+    @contextlib.contextmanager
+    def created(self, wanted: Object) -> Iterator[str]:
+        """The pod's name, right after its creation; deleted at the end."""
+        name = str(wanted["metadata"]["name"])
+        self.live.apply(wanted, namespace=self.namespace)
+        try:
+            yield name
+        finally:
+            self.live.kubectl(
+                "delete", "pod", name, f"--namespace={self.namespace}", "--ignore-not-found",
+                "--grace-period=1", check=False,
+            )  # fmt: skip
+
+    def wait_restarted(self, pod: Object, count: int, *, timeout: float = 60) -> Object:
+        """The pod, Ready again after `count` restarts of its container."""
+
+        def again() -> Object | None:
+            now = pods.reload(self.live, pod)
+            restarts = pods.container(now).get("restartCount", 0)
+            return now if restarts == count and pods.is_ready(now) else None
+
+        found: Object = cluster.wait_until(
+            again,
+            lambda: (
+                f"{count} restarts\n" + pods.describe(self.live, self.namespace, pods.name(pod))
+            ),
+            timeout=timeout,
+        )
+        return found
+
+    def exec(self, pod: Object, *command: str, container: str = "main") -> str:
+        """Run a command in a container of a pod."""
+        meta = pod["metadata"]
+        return self.live.kubectl(
+            "exec",
+            f"--namespace={meta['namespace']}",
+            meta["name"],
+            "-c",
+            container,
+            "--",
+            *command,
+        )
+
+    def volume(self, claim: str = "chrek-pvc") -> Path:
+        """Where a claim's files are on this machine: the cluster's shared folders lie here."""
+        found = self.live.get(f"/api/v1/namespaces/{self.namespace}/persistentvolumeclaims/{claim}")
+        assert found is not None, f"there is no claim {claim}"
+        return commands.cache() / "cluster" / "volumes" / str(found["spec"]["volumeName"])
+
+    def artifact(self, name: str) -> Path:
+        """The folder of the newest artifact of a Ready checkpoint."""
+        newest = example.variant(self.checkpoint(name))
+        return self.volume() / name / str(newest["name"]) / str(newest["uuid"])
+
+
+def restored(pod: Object) -> Object:
+    """The pod's condition nvidia.com/Restored."""
+    return pods.condition(pod, pods.RESTORED)
+
+
+def assert_warm(live: cluster.Cluster, pod: Object) -> None:
+    """The pod says that it was restored: by condition and by Event."""
+    fact = restored(pod)
+    text = pods.describe(live, pod["metadata"]["namespace"], pods.name(pod))
+    assert fact.get("status") == "True", text
+    assert fact["reason"] == "Restored"
+    told = [event for event in pods.events(live, pod) if event["reason"] == "Restored"]
+    assert told, text
+
+
+def assert_cold(live: cluster.Cluster, pod: Object, reasons: set[str]) -> str:
+    """The pod serves, and says in log, condition and Event that and why it started cold.
+
+    Returns the reason.
+    """
+    text = pods.describe(live, pod["metadata"]["namespace"], pods.name(pod))
+    assert pods.is_ready(pod), text
+    written = pods.logs(live, pod)
+    if pods.container(pod).get("restartCount"):
+        written += pods.logs(live, pod, previous=True)
+    lines = [line for line in written.splitlines() if pods.FALLBACK in line]
+    assert lines, text
+    said = {line.split(pods.FALLBACK, 1)[1].split(":")[0] for line in lines}
+    assert said & reasons, f"expected one of {reasons}, the log says {said}\n{text}"
+    return sorted(said & reasons)[0]
