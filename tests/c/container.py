@@ -200,17 +200,22 @@ def pidfd_flags(pidfd: int) -> list[str]:
 
 @contextlib.contextmanager
 def restored_process(
-    enter: pathlib.Path, container: Container, script: str, *, pid: int = 10000
+    enter: pathlib.Path,
+    container: Container,
+    script: str,
+    *,
+    pid: int = 10000,
+    reap: bool = False,
 ) -> Iterator[subprocess.Popen[str]]:
     """Puts a process into the container as CRIU does: forked there by a helper that then exits.
 
     The helper stays until its stdin is closed, so a test can have the root end before it does.
-    Its stdout is the root's, and says "forked" first.
+    Its stdout is the root's, and says "forked" first. With `reap` it waits for the root.
     """
     pidfd = os.pidfd_open(container.pid)
     shell = os.open("/bin/sh", os.O_RDONLY)
     # A shell gives /dev/null as stdin to what it starts in the background.
-    helper = f"{script} & echo forked; read line"
+    helper = f"{script} & echo forked; {'wait;' if reap else ''} read line"
     try:
         process = subprocess.Popen(
             [enter, *pidfd_flags(pidfd), "--last-pid", str(pid - 1)]

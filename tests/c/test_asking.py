@@ -196,16 +196,20 @@ def test_agent_answers_before_it_is_asked(init: pathlib.Path, tmp_path: pathlib.
         assert_cold(running, "Early", "word\n")
 
 
-@pytest.mark.parametrize("partial", [b"", b"nonce 0", b"cold NotReady bu"])
-def test_agent_closes_without_an_answer(
-    init: pathlib.Path, tmp_path: pathlib.Path, partial: bytes
-) -> None:
-    with Agent(tmp_path) as agent, start(init, tmp_path) as running:
-        connection = agent.accept()
-        connection.send(partial)
-        connection.close()
-        agent.leave()
-        assert_cold(running, "AgentGone")
+def test_agent_closes_without_an_answer(init: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    with contextlib.ExitStack() as stack:
+        started = []
+        for index, partial in enumerate((b"", b"nonce 0", b"cold NotReady bu")):
+            directory = tmp_path / str(index)
+            directory.mkdir()
+            agent = stack.enter_context(Agent(directory))
+            started.append(stack.enter_context(start(init, directory)))
+            connection = agent.accept()
+            connection.send(partial)
+            connection.close()
+            agent.leave()
+        for running in started:
+            assert_cold(running, "AgentGone")
 
 
 def test_agent_comes_back(init: pathlib.Path, tmp_path: pathlib.Path) -> None:
