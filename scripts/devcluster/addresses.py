@@ -24,7 +24,7 @@ ETCD_PORT = 23790
 ETCD_PEER_PORT = 23800
 CLUSTER_DOMAIN = "cluster.local"
 MAX_NODES = 30
-"""Every node has a route to the pods of every node that there may be; a late node needs no visit."""
+"""Each node has routes to the pods of all that there may be, so a late one needs no visit."""
 
 
 @dataclasses.dataclass(frozen=True, order=True)

@@ -1,15 +1,15 @@
 """Where everything lies: one folder for builds that last, and in it the cluster's own state.
 
-    $CHREK_CACHE/
-    ├── bin/            what the Go modules build, with one stamp per group of tools
-    ├── helm-plugins/   helm-unittest, as Helm finds plugins
-    ├── go/             Go's module and build caches
-    ├── apt/            Debian packages, so that the second root file system needs no download
-    ├── base/           the container base image's root file system, as a tar
-    ├── node/           the root file system that all nodes share, read-only
-    ├── share/          mounted at /share in every node; outlives the cluster
-    └── cluster/        what `down` removes: certificates, etcd, nodes, images, volumes
-        └── log/        the daemons' logs, kept until the next `up` of a new cluster
+$CHREK_CACHE/
+├── bin/            what the Go modules build, with one stamp per group of tools
+├── helm-plugins/   helm-unittest, as Helm finds plugins
+├── go/             Go's module and build caches
+├── apt/            Debian packages, so that the second root file system needs no download
+├── base/           the container base image's root file system, as a tar
+├── node/           the root file system that all nodes share, read-only
+├── share/          mounted at /share in every node; outlives the cluster
+└── cluster/        what `down` removes: certificates, etcd, nodes, images, volumes
+    └── log/        the daemons' logs, kept until the next `up` of a new cluster
 """
 
 from __future__ import annotations

@@ -12,11 +12,14 @@ ROOT = Path("/sys/fs/cgroup")
 
 
 def hierarchies(root: Path = ROOT) -> list[Path]:
-    """The roots in which a node has a cgroup: one on v2, one per controller on v1."""
+    """The roots in which a node has a cgroup: one on v2, one per controller on v1.
+
+    On v1 `unified` is among them: runc makes the cgroup there too.
+    """
     if (root / "cgroup.controllers").exists():
         return [root]
-    # cpu and cpuacct may be links to one shared hierarchy; unified holds no controller on v1.
-    return sorted({path.resolve() for path in root.iterdir() if path.name != "unified"})
+    # cpu and cpuacct may be links to one shared hierarchy.
+    return sorted({path.resolve() for path in root.iterdir() if path.is_dir()})
 
 
 def create(name: str) -> None:
@@ -24,8 +27,9 @@ def create(name: str) -> None:
     for hierarchy in hierarchies():
         folder = hierarchy / name
         folder.mkdir(exist_ok=True)
-        if (hierarchy / "cgroup.controllers").exists():
-            enabled = " ".join(f"+{one}" for one in (hierarchy / "cgroup.controllers").read_text().split())
+        if hierarchy == ROOT:
+            controllers = (hierarchy / "cgroup.controllers").read_text().split()
+            enabled = " ".join(f"+{one}" for one in controllers)
             for parent in (hierarchy, folder):
                 (parent / "cgroup.subtree_control").write_text(enabled)
         # A v1 cpuset starts empty, and an empty one takes no process.

@@ -8,8 +8,18 @@ import subprocess
 import sys
 import time
 
-from devcluster import addresses, cache, cluster, errors, nodes, prerequisites, roots, status
-from devcluster import steps, tools
+from devcluster import (
+    addresses,
+    cache,
+    cluster,
+    errors,
+    nodes,
+    prerequisites,
+    roots,
+    status,
+    steps,
+    tools,
+)
 
 DESCRIPTION = """\
 A Kubernetes cluster for development and tests: a control plane on this machine and
@@ -68,8 +78,12 @@ def _parser() -> argparse.ArgumentParser:
     add("status", "show what runs; the exit status is 1 unless all is well")
     add("kubeconfig", "print the path of the administrator's kubeconfig")
     load = add("load", "give an image to every node, of now and to come")
-    load.add_argument("image", metavar="TAR_OR_REFERENCE", nargs="+",
-                      help="an image archive, or an image of podman, buildah, or docker")  # fmt: skip
+    load.add_argument(
+        "image",
+        metavar="TAR_OR_REFERENCE",
+        nargs="+",
+        help="an image archive, or an image of podman, buildah, or docker",
+    )
     start = add("start", "start a node: a stopped one, or a new one such as n3")
     start.add_argument("node", metavar="NODE")
     stop = add("stop", "end a node at once, as a power loss does; its disk stays")
@@ -77,7 +91,9 @@ def _parser() -> argparse.ArgumentParser:
     run = add("exec", "run a command inside a node")
     run.add_argument("node", metavar="NODE")
     run.add_argument("argv", metavar="COMMAND", nargs=argparse.REMAINDER)
-    build = add("tools", "build helm, helm-unittest, ct, kubeconform, and kubectl; print their folder")
+    build = add(
+        "tools", "build helm, helm-unittest, ct, kubeconform, and kubectl; print their folder"
+    )
     build.add_argument("--all", action="store_true", help="build the cluster's programs too")
     add("base-image", "make the container base image's root file system; print its tar's path")
     return parser

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import fcntl
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -35,6 +36,7 @@ from devcluster import (
     steps,
     sysctls,
     tools,
+    trees,
 )
 
 LOCK_SECONDS = 1200.0
@@ -103,13 +105,12 @@ class Cluster:
         with steps.step("Start the control plane"):
             control_plane.start_api(self.where, self.records)
             # containerd comes up beside the API server; the kubelets wait for it.
-            for node in wanted:
-                nodes.start(self.where, self.records, node)
+            since = {node: self._start_node(node) for node in wanted}
             client = control_plane.wait_for_api(self.where, self.records)
             control_plane.start_companions(self.where, self.records)
             objects.apply_addons(client)
         with steps.step(f"Join {', '.join(node.name for node in wanted)}"):
-            self._join(client, wanted)
+            self._join(client, since)
         with steps.step("Wait for DNS"):
             steps.wait_until(
                 lambda: dns.resolve(API_NAME) == [addresses.KUBERNETES_SERVICE],
@@ -123,14 +124,13 @@ class Cluster:
         """Start one node of the running cluster, new or stopped."""
         client = self.client()
         with steps.step(f"Start node {node.name}"):
-            nodes.start(self.where, self.records, node)
-            self._join(client, [node])
+            self._join(client, {node: self._start_node(node)})
 
     def stop(self, node: addresses.Node) -> None:
         """End one node as a power loss does."""
         nodes.init_of(self.records, node)
         with steps.step(f"Stop node {node.name}"):
-            nodes.stop(self.where, self.records, node)
+            nodes.stop(self.records, node)
             network.route_services(nodes.running(self.records))
 
     def load(self, wanted: str) -> images.Archive:
@@ -146,15 +146,16 @@ class Cluster:
 
     def down(self) -> None:
         """End and remove everything but the builds, the shared folder, and the logs."""
-        if not self.where.cluster.exists() and not network.links():
+        if not (self._state() or network.links() or self.records.stragglers()):
             steps.say("the cluster is not up")
             return
         with steps.step("Stop nodes"):
             self._stop_nodes()
         with steps.step("Stop the control plane"):
             named = [self.records.load(name) for name in self.records.names()]
-            self.records.stop([process for process in named if process])
-            self.records.stop(self.records.stragglers())
+            # The API server takes its time to end well, and nothing of it is kept.
+            self.records.stop([process for process in named if process], grace_seconds=0.2)
+            self.records.stop(self.records.stragglers(), grace_seconds=0.2)
         with steps.step("Remove the network, cgroups, and state"):
             network.remove()
             for node in addresses.all_nodes():
@@ -166,36 +167,46 @@ class Cluster:
     def _stop_nodes(self) -> None:
         known = {*nodes.recorded(self.records), *_node_folders(self.where.nodes)}
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            jobs = [
-                pool.submit(nodes.stop, self.where, self.records, node) for node in sorted(known)
-            ]
+            jobs = [pool.submit(nodes.stop, self.records, node) for node in sorted(known)]
             for job in jobs:
                 job.result()
 
+    def _state(self) -> list[Path]:
+        """What there is in the cluster's folder besides the logs."""
+        entries = self.where.cluster.iterdir() if self.where.cluster.exists() else []
+        return [entry for entry in entries if entry != self.where.log]
+
     def _remove_state(self) -> None:
-        nodes.remove_tree(self.where.nodes)
-        for entry in self.where.cluster.iterdir() if self.where.cluster.exists() else []:
-            if entry == self.where.log:
-                continue
+        for entry in self._state():
             if entry.is_dir():
-                shutil.rmtree(entry)
+                trees.remove(entry)
             else:
                 entry.unlink()
 
-    def _join(self, client: api.Client, wanted: list[addresses.Node]) -> None:
+    def _start_node(self, node: addresses.Node) -> float:
+        """Start a node unless it runs; return the Unix time from which its word counts."""
+        if node in nodes.running(self.records):
+            return 0.0
+        since = time.time()
+        nodes.start(self.where, self.records, node)
+        return since
+
+    def _join(self, client: api.Client, since: dict[addresses.Node, float]) -> None:
         with concurrent.futures.ThreadPoolExecutor() as pool:
-            jobs = [pool.submit(self._join_one, client, node) for node in wanted]
+            jobs = [
+                pool.submit(self._join_one, client, node, start) for node, start in since.items()
+            ]
             for job in jobs:
                 job.result()
         network.route_services(nodes.running(self.records))
 
-    def _join_one(self, client: api.Client, node: addresses.Node) -> None:
+    def _join_one(self, client: api.Client, node: addresses.Node, since: float) -> None:
         objects.apply_node(client, node)
         nodes.wait_for_containerd(self.where, self.records, node)
         loading.import_all(self.where, self.records, node)
         log = self.where.log / node.name / "kubelet.log"
         steps.wait_until(
-            lambda: objects.ready_nodes(client).get(node.name, False),
+            lambda: objects.ready_nodes(client, since=since).get(node.name, False),
             f"node {node.name} is ready", timeout_seconds=READY_SECONDS, interval_seconds=0.3,
             explain=lambda: f"the last lines of {log}:\n{commands.tail(log)}",
         )  # fmt: skip

@@ -17,6 +17,8 @@ class CommandError(ClusterError):
     def __init__(self, argv: list[str], returncode: int, output: str) -> None:
         how = f"signal {-returncode}" if returncode < 0 else f"status {returncode}"
         tail = "\n".join(output.strip().splitlines()[-20:])
-        super().__init__(f"command ended with {how}: {' '.join(argv)}" + (f"\n{tail}" if tail else ""))
+        super().__init__(
+            f"command ended with {how}: {' '.join(argv)}" + (f"\n{tail}" if tail else "")
+        )
         self.returncode = returncode
         self.output = output

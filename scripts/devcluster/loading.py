@@ -22,9 +22,7 @@ def load(where: cache.Cache, records: processes.Records, path: Path) -> images.A
     archive = images.read(path)
     keep(where, archive)
     with concurrent.futures.ThreadPoolExecutor() as pool:
-        jobs = [
-            pool.submit(import_all, where, records, node) for node in nodes.running(records)
-        ]
+        jobs = [pool.submit(import_all, where, records, node) for node in nodes.running(records)]
         for job in jobs:
             job.result()
     return archive
@@ -109,5 +107,3 @@ def _write(path: Path, content: dict[str, str]) -> None:
     draft = path.with_suffix(".draft")
     draft.write_text(json.dumps(content, indent=2, sort_keys=True))
     draft.replace(path)
-
-

@@ -8,13 +8,20 @@ and with the last one its network and its mounts.
 from __future__ import annotations
 
 import os
-import shutil
 import signal
-from pathlib import Path
 from typing import IO
 
-from devcluster import addresses, cache, cgroups, commands, errors, network, node_files
-from devcluster import processes, steps
+from devcluster import (
+    addresses,
+    cache,
+    cgroups,
+    commands,
+    errors,
+    network,
+    node_files,
+    processes,
+    steps,
+)
 
 START_SECONDS = 30.0
 
@@ -50,9 +57,10 @@ def init_of(records: processes.Records, node: addresses.Node) -> processes.Proce
 
 
 def start(where: cache.Cache, records: processes.Records, node: addresses.Node) -> None:
-    """Start a node and connect it; its daemons come up on their own."""
+    """Start a node and connect it, unless it runs; its daemons come up on their own."""
     if records.load(record_name(node)):
         return
+    _end(records, node)
     state = where.nodes / node.name
     logs = where.log / node.name
     for folder in (state, logs, where.volumes, where.share):
@@ -97,8 +105,9 @@ def start(where: cache.Cache, records: processes.Records, node: addresses.Node) 
     init = processes.Process.of(processes.children(launcher.pid)[0])
     if init is None:
         raise errors.ClusterError(f"the init of node {node.name} ended\n{explain()}")
-    records.save(record_name(node), init)
+    # The record comes last: it says that the node is whole.
     network.attach(node, init.pid)
+    records.save(record_name(node), init)
 
 
 def wait_for_containerd(
@@ -134,33 +143,22 @@ def run_inside(
     return commands.run([*entering(init_of(records, node)), *argv], stdin=stdin)
 
 
-def stop(where: cache.Cache, records: processes.Records, node: addresses.Node) -> None:
+def stop(records: processes.Records, node: addresses.Node) -> None:
     """End a node at once, as a power loss does; its disk stays."""
-    for name in (record_name(node), f"launch-{node.name}"):
-        process = records.load(name)
-        if process:
-            process.kill(signal.SIGKILL)
-            steps.wait_until(
-                lambda one=process: not one.alive(),  # type: ignore[misc]
-                f"process {process.pid} of node {node.name} ends",
-                timeout_seconds=30, interval_seconds=0.02,
-            )  # fmt: skip
+    _end(records, node)
     network.detach(node)
     cgroups.remove(node.cgroup)
 
 
-def discard(where: cache.Cache, records: processes.Records, node: addresses.Node) -> None:
-    """Remove an ended node's disk and record."""
-    remove_tree(where.nodes / node.name)
-    for name in (record_name(node), f"launch-{node.name}"):
-        records.forget(name)
-
-
-def remove_tree(folder: Path) -> None:
-    """Remove a folder that must not hold a mount: nothing under it may be someone else's."""
-    inside = os.fspath(folder) + "/"
-    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for mount in sorted((point for point in mounts if point.startswith(inside)), reverse=True):
-        commands.run(["umount", mount])
-    if folder.exists():
-        shutil.rmtree(folder)
+def _end(records: processes.Records, node: addresses.Node) -> None:
+    """Kill a node's processes, those of a start that was cut short included."""
+    known = [records.load(record_name(node)), records.load(f"launch-{node.name}")]
+    strays = records.stragglers(NODE=node.name)
+    # The init comes first: it takes the rest of its namespace with it.
+    for process in [*(one for one in known if one), *strays]:
+        process.kill(signal.SIGKILL)
+        steps.wait_until(
+            lambda one=process: not one.alive(),  # type: ignore[misc]
+            f"process {process.pid} of node {node.name} ends",
+            timeout_seconds=30, interval_seconds=0.02,
+        )  # fmt: skip

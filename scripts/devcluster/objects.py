@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from devcluster import addresses, api
 
 STORAGE_CLASS = "shared"
@@ -12,9 +14,7 @@ def apply_addons(client: api.Client) -> None:
     """Create the storage class and the DNS service."""
     client.apply("/apis/storage.k8s.io/v1/storageclasses", storage_class())
     client.apply("/api/v1/namespaces/kube-system/services", dns_service())
-    client.apply(
-        "/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices", dns_endpoints()
-    )
+    client.apply("/apis/discovery.k8s.io/v1/namespaces/kube-system/endpointslices", dns_endpoints())
 
 
 def apply_node(client: api.Client, node: addresses.Node) -> None:
@@ -30,11 +30,19 @@ def apply_node(client: api.Client, node: addresses.Node) -> None:
     )
 
 
-def ready_nodes(client: api.Client) -> dict[str, bool]:
-    """Whether each node is ready."""
+def ready_nodes(client: api.Client, *, since: float = 0.0) -> dict[str, bool]:
+    """Whether each node is ready.
+
+    Args:
+        since: Unix time; what a kubelet said before it does not count. The API server
+            believes a node that lost its power for most of a minute.
+    """
+    earliest = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(since))
     return {
         item["metadata"]["name"]: any(
-            condition["type"] == "Ready" and condition["status"] == "True"
+            condition["type"] == "Ready"
+            and condition["status"] == "True"
+            and condition["lastHeartbeatTime"] >= earliest
             for condition in item.get("status", {}).get("conditions", [])
         )
         for item in client.get("/api/v1/nodes")["items"]
@@ -69,7 +77,12 @@ def dns_service() -> api.Object:
             "clusterIP": addresses.DNS_SERVICE,
             "ports": [
                 {"name": "dns", "port": 53, "protocol": "UDP", "targetPort": addresses.DNS_PORT},
-                {"name": "dns-tcp", "port": 53, "protocol": "TCP", "targetPort": addresses.DNS_PORT},
+                {
+                    "name": "dns-tcp",
+                    "port": 53,
+                    "protocol": "TCP",
+                    "targetPort": addresses.DNS_PORT,
+                },
             ],
         },
     }

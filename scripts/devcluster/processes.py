@@ -151,9 +151,15 @@ class Records:
                 interval_seconds=0.02,
             )
 
-    def stragglers(self) -> list[Process]:
-        """Every process of the machine that carries this cluster's mark."""
-        needle = f"{MARK}={self._mark}".encode()
+    def stragglers(self, **variables: str) -> list[Process]:
+        """Every process of the machine that carries this cluster's mark.
+
+        Args:
+            variables: what else must be in the process's environment.
+        """
+        marks = {
+            f"{key}={value}".encode() for key, value in {MARK: self._mark, **variables}.items()
+        }
         found = []
         for entry in Path("/proc").iterdir():
             if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -163,6 +169,6 @@ class Records:
                 environment = (entry / "environ").read_bytes()
             except OSError:
                 continue
-            if process is not None and needle in environment.split(b"\0"):
+            if process is not None and marks <= set(environment.split(b"\0")):
                 found.append(process)
         return found

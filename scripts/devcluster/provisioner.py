@@ -129,6 +129,7 @@ def reclaim(client: api.Client, volumes: Path, volume: api.Object) -> None:
         volume.get("status", {}).get("phase") != "Released"
         or (metadata.get("annotations") or {}).get(PROVISIONED_BY) != objects.PROVISIONER
         or spec.get("persistentVolumeReclaimPolicy") != "Delete"
+        or metadata.get("deletionTimestamp")
     ):
         return
     shutil.rmtree(volumes / metadata["name"], ignore_errors=True)

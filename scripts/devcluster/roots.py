@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from devcluster import cache, commands, prerequisites, steps
+from devcluster import cache, commands, prerequisites, steps, trees
 
 SUITE = "trixie"
 
@@ -58,7 +57,7 @@ def ensure_base(where: cache.Cache) -> Path:
     root = where.base / "root"
     log = where.build_log / "debootstrap.log"
     with steps.step(f"Bootstrap Debian {SUITE}"):
-        _remove(root)
+        trees.remove(root)
         root.mkdir(parents=True)
         where.packages.mkdir(parents=True, exist_ok=True)
         commands.run(
@@ -72,7 +71,7 @@ def ensure_base(where: cache.Cache) -> Path:
         for name in ("etc/resolv.conf", "etc/hostname"):
             (root / name).unlink(missing_ok=True)
         for folder in ("var/cache/apt/archives", "var/lib/apt/lists"):
-            _empty(root / folder)
+            trees.empty(root / folder)
     with steps.step(f"Write {where.base_tar}"):
         draft = where.base_tar.with_suffix(".draft")
         commands.run(
@@ -94,7 +93,7 @@ def ensure_node(where: cache.Cache) -> Path:
     prerequisites.ensure(prerequisites.FOR_ROOTS)
     with steps.step("Install the nodes' packages"):
         draft = where.node / "draft"
-        _remove(draft)
+        trees.remove(draft)
         draft.mkdir(parents=True)
         commands.run(["tar", "--extract", f"--file={where.base_tar}", f"--directory={draft}"])
         shutil.copyfile("/etc/resolv.conf", draft / "etc/resolv.conf")
@@ -108,8 +107,8 @@ def ensure_node(where: cache.Cache) -> Path:
                  "--option=Dpkg::Options::=--force-unsafe-io", *NODE_PACKAGES],
                 env=quiet, log=log,
             )  # fmt: skip
-        _empty(draft / "var/lib/apt/lists")
-        _remove(where.node_root)
+        trees.empty(draft / "var/lib/apt/lists")
+        trees.remove(where.node_root)
         draft.rename(where.node_root)
     _stamp(where.node, wanted)
     return where.node_root
@@ -142,22 +141,3 @@ def _stamped(folder: Path, wanted: str) -> bool:
 
 def _stamp(folder: Path, wanted: str) -> None:
     (folder / "stamp").write_text(wanted)
-
-
-def _empty(folder: Path) -> None:
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            _remove(entry)
-        else:
-            entry.unlink()
-
-
-def _remove(folder: Path) -> None:
-    """Remove a tree that an interrupted build may have left with mounts in it."""
-    if not folder.exists():
-        return
-    inside = os.fspath(folder) + "/"
-    mounts = [line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()]
-    for mount in sorted((point for point in mounts if point.startswith(inside)), reverse=True):
-        commands.run(["umount", mount])
-    shutil.rmtree(folder)

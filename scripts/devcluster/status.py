@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 
-from devcluster import addresses, cluster, control_plane, dns, errors, loading, network, nodes
-from devcluster import objects
+from devcluster import (
+    addresses,
+    cluster,
+    control_plane,
+    dns,
+    errors,
+    loading,
+    network,
+    nodes,
+    objects,
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -61,7 +61,9 @@ class Group:
         for path in sorted((SOURCES / self.folder).iterdir()):
             if path.suffix in (".mod", ".sum", ".go"):
                 hasher.update(f"{path.name}\0".encode() + path.read_bytes() + b"\0")
-        hasher.update(repr((self.packages, self.linker_flags, sorted(self.install.items()))).encode())
+        hasher.update(
+            repr((self.packages, self.linker_flags, sorted(self.install.items()))).encode()
+        )
         return hasher.hexdigest()
 
 
