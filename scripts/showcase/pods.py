@@ -66,6 +66,12 @@ def logs(live: cluster.Cluster, pod: Object, *, previous: bool = False) -> str:
     )
 
 
+def agent_log(live: cluster.Cluster, pod: Object) -> str:
+    """The log of an agent's pod."""
+    meta = pod["metadata"]
+    return live.kubectl("logs", f"--namespace={meta['namespace']}", meta["name"], "-c", "agent")
+
+
 def reload(live: cluster.Cluster, pod: Object) -> Object:
     """The pod as it is now."""
     found = live.get(path(pod["metadata"]["namespace"], pod["metadata"]["name"]))
