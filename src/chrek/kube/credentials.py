@@ -13,7 +13,6 @@ import dataclasses
 import os
 import pathlib
 import ssl
-import tempfile
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -136,12 +135,21 @@ def _tls(cluster: Mapping[str, Any], user: Mapping[str, Any], base: pathlib.Path
         tls.verify_mode = ssl.CERT_NONE
     certificate, key = _pem(user, "client-certificate", base), _pem(user, "client-key", base)
     if certificate and key:
-        # The ssl module reads certificates from files only; this one is private and short-lived.
-        with tempfile.NamedTemporaryFile() as pem:
-            pem.write(certificate + b"\n" + key)
-            pem.flush()
-            tls.load_cert_chain(pem.name)
+        load_certificate(tls, certificate + b"\n" + key)
     return tls
+
+
+def load_certificate(tls: ssl.SSLContext, pem: bytes) -> None:
+    """Give a context its own certificate and key; connections made from now on use it.
+
+    The ssl module reads them from files only: this one is in memory and nobody else's.
+    """
+    fd = os.memfd_create("certificate", os.MFD_CLOEXEC)
+    try:
+        os.write(fd, pem)
+        tls.load_cert_chain(f"/proc/self/fd/{fd}")
+    finally:
+        os.close(fd)
 
 
 def _pem(section: Mapping[str, Any], key: str, base: pathlib.Path) -> bytes:

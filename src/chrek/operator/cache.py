@@ -12,7 +12,6 @@ from typing import Any
 
 Object = dict[str, Any]
 Index = Mapping[tuple[str, str], Collection[Object]]
-EMPTY: Index = {}
 
 
 @dataclasses.dataclass(slots=True)
@@ -26,7 +25,7 @@ class Cache:
         pods: managed pods by their controller's UID.
         graphs: DynamoGraphDeployments by name.
         graphs_by_reference: by the checkpoint names and hashes that their services refer to.
-        deployments: Deployments of graphs by name.
+        deployments: Deployments of graphs by the name of their graph.
     """
 
     checkpoints: Index = dataclasses.field(default_factory=dict)

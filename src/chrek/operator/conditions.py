@@ -30,7 +30,7 @@ def with_condition(
 def without_condition(status: Object, type_: str) -> Object:
     """The status without a condition."""
     kept = [c for c in status.get("conditions") or [] if c["type"] != type_]
-    return {**status, "conditions": kept} if kept else status
+    return {**status, "conditions": kept}
 
 
 def get(status: Mapping[str, Any], type_: str) -> Object | None:

@@ -122,15 +122,7 @@ def following(
         for key in ("jobUID", "jobPods"):
             status.pop(key, None)
         status["observedGeneration"] = generation
-        return Decision(
-            moved(
-                status,
-                names.Phase.PENDING,
-                reason=names.Reason.WAITING_FOR_POD,
-                message="waiting for the checkpoint job's pod",
-                now=now,
-            )
-        )
+        return Decision(_pending(status, "waiting for the checkpoint job's pod", now=now))
     if job is None:
         return _without_job(status, now=now)
     return _with_job(status, job, pods, storage=storage, now=now)
@@ -140,14 +132,19 @@ def _without_job(status: Object, *, now: datetime.datetime) -> Decision:
     if status["phase"] == names.Phase.PENDING and "jobUID" not in status:
         return Decision(status, Action.CREATE_JOB)
     status = {key: value for key, value in status.items() if key not in ("jobUID", "jobPods")}
-    pending = moved(
+    return Decision(
+        _pending(status, "the checkpoint job was deleted; it is created again", now=now)
+    )
+
+
+def _pending(status: Object, message: str, *, now: datetime.datetime) -> Object:
+    return moved(
         status,
         names.Phase.PENDING,
         reason=names.Reason.WAITING_FOR_POD,
-        message="the checkpoint job was deleted; it is created again",
+        message=message,
         now=now,
     )
-    return Decision(pending)
 
 
 def _with_job(
@@ -189,6 +186,8 @@ def _with_job(
                 now=now,
             )
         )
+    if status["phase"] == names.Phase.PENDING:
+        status = _pending(status, "waiting for the checkpoint job's pod", now=now)
     failure = _last_failure(believed)
     if "Failed" in ended:
         return Decision(_failed(status, ended["Failed"], failure, now=now))

@@ -1,0 +1,210 @@
+"""`chrek operator`: wires the parts together.
+
+Every replica serves the webhook and keeps its certificates. The one that holds the Lease also runs
+the controllers; when it loses the Lease it ends at once and the kubelet starts it again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pathlib
+import secrets
+import signal
+import socket
+from collections.abc import Coroutine
+from typing import Any
+
+import kopf
+
+from chrek import config, errors, log, names
+from chrek.kube import api
+from chrek.operator import (
+    cache,
+    checkpoints,
+    controllers,
+    graphs,
+    health,
+    leader,
+    metrics,
+    queue,
+    trust,
+    webhook,
+)
+
+LOG = log.get(__name__)
+DRAIN_SECONDS = 3.0
+"""A stopping replica answers so long while the API server learns that it is gone."""
+
+
+def run(config_path: pathlib.Path) -> int:
+    """Run until SIGTERM; returns the exit code.
+
+    Raises:
+        ConfigError: the configuration or the credentials cannot be used.
+    """
+    settings = config.load(config_path, config.OperatorConfig)
+    log.setup(settings.logLevel)
+    controllers.quiet()
+    credentials = api.credentials()
+    return asyncio.run(Operator(settings, credentials).run())
+
+
+class Operator:
+    """One replica."""
+
+    def __init__(self, settings: config.OperatorConfig, credentials: api.Credentials) -> None:
+        namespace = os.environ.get("POD_NAMESPACE") or credentials.namespace
+        self._instance = os.environ.get("POD_NAME") or socket.gethostname()
+        self._settings = settings
+        self._client = api.Client(credentials, user_agent="chrek-operator")
+        self._trust = trust.Trust(self._client, settings, namespace=namespace)
+        self._known = webhook.Checkpoints(self._client, settings.watchNamespaces)
+        self._webhook = webhook.Webhook(settings, self._known, self._trust)
+        self._leader = leader.Leader(
+            self._client,
+            namespace=namespace,
+            name=settings.leaseName,
+            identity=f"{self._instance}_{secrets.token_hex(4)}",
+        )
+        self._stopping = asyncio.Event()
+        self._health = health.Health(
+            settings.httpPort,
+            {
+                "certificate": self._trust.ready.is_set,
+                "checkpoints in memory": self._known.synced,
+                "not stopping": lambda: not self._stopping.is_set(),
+            },
+        )
+
+    async def run(self) -> int:
+        """Serve until told to stop or something ends that must not."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        await self._health.start()
+        tasks = [
+            _task("certificates", self._trust.keep()),
+            _task("checkpoints", self._known.run()),
+            _task("webhook", self._serve()),
+            _task("controllers", self._lead()),
+            _task("stop", self._stopping.wait()),
+        ]
+        code = 0
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            code = max(code, self._outcome(task))
+        await self._stop(tasks)
+        return code
+
+    def _outcome(self, task: asyncio.Task[Any]) -> int:
+        err = task.exception()
+        if err is None:
+            # kopf takes the signals over once it runs, and returns on them.
+            return 0
+        if isinstance(err, leader.LostError):
+            LOG.error("no longer the leader, ending at once", error=str(err))
+            os._exit(err.exit_code)
+        LOG.error("ended unexpectedly", part=task.get_name(), error=str(err), exc_info=err)
+        return err.exit_code if isinstance(err, errors.ChrekError) else 1
+
+    async def _stop(self, tasks: list[asyncio.Task[Any]]) -> None:
+        LOG.info("stopping")
+        self._stopping.set()
+        for task in tasks:
+            if task.get_name() == "controllers":
+                task.cancel()
+        await self._leader.release()
+        await asyncio.sleep(DRAIN_SECONDS)
+        await self._webhook.stop()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._health.stop()
+        await self._client.close()
+
+    async def _serve(self) -> None:
+        await self._trust.ready.wait()
+        await self._webhook.start()
+        await asyncio.Event().wait()
+
+    async def _lead(self) -> None:
+        await self._leader.acquire()
+        metrics.LEADING.set(1)
+        await self._check_resources()
+        keeping = _task("lease", self._leader.keep())
+        known = cache.Cache()
+        settings, instance = self._settings, self._instance
+        work = queue.Queue(
+            {
+                controllers.CHECKPOINT: checkpoints.Checkpoints(
+                    self._client, known, settings, instance=instance
+                ).reconcile,
+                controllers.GRAPH: graphs.Graphs(
+                    self._client, known, settings, instance=instance
+                ).reconcile,
+                controllers.SKIPPED_POD: self._tell_skipped,
+            },
+            allowed=self._leader.held,
+            observe=metrics.reconciled,
+        )
+        parts = [
+            keeping,
+            _task("queue", work.run()),
+            _task(
+                "kopf",
+                kopf.operator(
+                    registry=controllers.registry(known, work),
+                    settings=controllers.settings(),
+                    standalone=True,
+                    namespaces=settings.watchNamespaces,
+                    stop_flag=self._stopping,
+                ),
+            ),
+        ]
+        try:
+            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            for part in done:
+                part.result()
+        finally:
+            for part in parts:
+                part.cancel()
+            await asyncio.gather(*parts, return_exceptions=True)
+
+    async def _check_resources(self) -> None:
+        """The CRDs must be there: kopf would wait for them without a word."""
+        for plural in (names.CHECKPOINT_PLURAL, names.GRAPH_PLURAL):
+            for namespace in self._settings.watchNamespaces:
+                try:
+                    await self._client.list(
+                        names.API_VERSION, plural, namespace, query={"limit": 1}
+                    )
+                except errors.ApiError as err:
+                    if err.status == 404:
+                        raise errors.ConfigError(
+                            f"the API server does not know {plural}.{names.GROUP}",
+                            hint="install the CRDs: kubectl apply -f charts/chrek/crds",
+                        ) from err
+                    raise
+
+    async def _tell_skipped(self, key: queue.Key) -> float | None:
+        """The webhook cannot post an Event about a pod that does not exist yet."""
+        pod = await self._client.find("v1", "pods", key.namespace, key.name)
+        annotations = ((pod or {}).get("metadata") or {}).get("annotations") or {}
+        reason, _, message = annotations.get(names.ANNOTATION_SKIPPED, "").partition(": ")
+        if pod and reason:
+            await api.post_event(
+                self._client,
+                regarding=api.reference({**pod, "apiVersion": "v1", "kind": "Pod"}),
+                type_="Warning",
+                reason=reason,
+                note=f"Not managed by chrek, starts cold: {message}",
+                component=checkpoints.COMPONENT,
+                instance=self._instance,
+                action="Inject",
+            )
+        return None
+
+
+def _task(name: str, coroutine: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
+    return asyncio.create_task(coroutine, name=name)

@@ -1,0 +1,47 @@
+"""The operator's metrics."""
+
+from __future__ import annotations
+
+import prometheus_client
+
+REGISTRY = prometheus_client.CollectorRegistry()
+
+LEADING = prometheus_client.Gauge(
+    "chrek_operator_leading", "1 on the replica that reconciles.", registry=REGISTRY
+)
+RECONCILES = prometheus_client.Counter(
+    "chrek_operator_reconciles",
+    "Objects looked at.",
+    ["kind", "result"],
+    registry=REGISTRY,
+)
+RECONCILE_SECONDS = prometheus_client.Histogram(
+    "chrek_operator_reconcile_seconds",
+    "Time to handle one object.",
+    ["kind"],
+    buckets=(0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0),
+    registry=REGISTRY,
+)
+ADMISSIONS = prometheus_client.Counter(
+    "chrek_operator_admissions",
+    "Pods reviewed, by what became of them: injected, unchanged or the reason.",
+    ["outcome"],
+    registry=REGISTRY,
+)
+ADMISSION_SECONDS = prometheus_client.Histogram(
+    "chrek_operator_admission_seconds",
+    "Time to review one pod.",
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0),
+    registry=REGISTRY,
+)
+
+
+def reconciled(kind: str, seconds: float, failed: bool) -> None:
+    """Count one handled object."""
+    RECONCILES.labels(kind, "error" if failed else "ok").inc()
+    RECONCILE_SECONDS.labels(kind).observe(seconds)
+
+
+def text() -> bytes:
+    """All metrics in Prometheus' text format."""
+    return prometheus_client.generate_latest(REGISTRY)
