@@ -181,7 +181,7 @@ class Checkpoints:
             namespace=metadata["namespace"],
             phase=new.get("phase"),
             reason=ready.get("reason"),
-            message=new.get("message"),
+            detail=new.get("message"),
         )
         bad = new.get("phase") == names.Phase.FAILED or " failed: " in new.get("message", "")
         await api.post_event(

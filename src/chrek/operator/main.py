@@ -176,9 +176,8 @@ class Operator:
         for plural in (names.CHECKPOINT_PLURAL, names.GRAPH_PLURAL):
             for namespace in self._settings.watchNamespaces:
                 try:
-                    await self._client.list(
-                        names.API_VERSION, plural, namespace, query={"limit": 1}
-                    )
+                    where = api.path(names.API_VERSION, plural, namespace)
+                    await self._client.request("GET", where, query={"limit": 1})
                 except errors.ApiError as err:
                     if err.status == 404:
                         raise errors.ConfigError(

@@ -28,6 +28,9 @@ class Key(NamedTuple):
     namespace: str
     name: str
 
+    def __str__(self) -> str:
+        return f"{self.kind} {self.namespace}/{self.name}"
+
 
 Handler = Callable[[Key], Awaitable[float | None]]
 Observer = Callable[[str, float, bool], None]
@@ -115,11 +118,11 @@ class Queue:
         except errors.ChrekError as err:
             conflict = isinstance(err, errors.ApiError) and err.status == 409
             level = LOG.debug if conflict else LOG.warning
-            level("will be tried again", **key._asdict(), error=str(err))
+            level("will be tried again", object=str(key), error=str(err))
             self.add_later(key, self._backoff(key))
         except Exception:
             # A bug with one object must not stop all the others.
-            LOG.exception("handler failed", **key._asdict())
+            LOG.exception("handler failed", object=str(key))
             self.add_later(key, self._backoff(key))
         finally:
             self._observe(key.kind, time.monotonic() - started, failed)

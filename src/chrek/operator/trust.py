@@ -108,7 +108,7 @@ class Trust:
         name = self._settings.webhookName
         found = await self._client.find(GROUP_VERSION, PLURAL, None, name)
         if found is None:
-            LOG.warning("no webhook configuration: pods are not injected", name=name)
+            LOG.warning("no webhook configuration: pods are not injected", webhook=name)
             return
         wanted = base64.b64encode(authorities).decode()
         patch = _patch(found.get("webhooks") or [], wanted)

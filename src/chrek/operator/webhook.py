@@ -154,7 +154,7 @@ class Webhook:
             namespace=namespace,
             pod=metadata.get("name") or metadata.get("generateName"),
             outcome=verdict.outcome,
-            message=verdict.message,
+            detail=verdict.message,
         )
         answer: dict[str, Any] = {
             "patchType": "JSONPatch",
