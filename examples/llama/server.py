@@ -117,8 +117,8 @@ def main() -> None:
     parser.add_argument("--port", type=int, default=8000)
     parser.add_argument("--state-port", type=int, default=8001)
     parser.add_argument("--context", type=int, default=4096, help="tokens of context")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--warmup-tokens", type=int, default=1024, help="0: no warm-up")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--warmup-tokens", type=int, default=768, help="0: no warm-up")
     options = parser.parse_args()
     started = time.monotonic()
     if not os.access(options.model, os.R_OK):

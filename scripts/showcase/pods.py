@@ -135,7 +135,7 @@ def state(live: cluster.Cluster, pod: Object, *, count: bool = False) -> State:
 PROMPT = "Once upon a time there was a warm start"
 
 
-def complete(live: cluster.Cluster, pod: Object, *, tokens: int = 24) -> str:
+def complete(live: cluster.Cluster, pod: Object, *, tokens: int = 16) -> str:
     """The worker's answer to a fixed prompt at temperature 0."""
     body = {"prompt": PROMPT, "max_tokens": tokens, "temperature": 0, "cache_prompt": False}
     answer = live.pod_request(pod, 8000, "/v1/completions", body)
