@@ -90,6 +90,11 @@ class Cluster:
         """Start whatever of the cluster does not run, and wait until it serves."""
         tools.ensure(self.where, tools.FOR_CLUSTER)
         prerequisites.ensure(prerequisites.FOR_CLUSTER)
+        if nodes.running(self.records) and not roots.node_is_current(self.where):
+            raise errors.ClusterError(
+                "the running nodes stand on a root file system that has to be built anew",
+                hint="scripts/cluster down, then up",
+            )
         roots.ensure_node(self.where)
         prerequisites.load_kernel_modules()
         if not (self.where.pki / "complete").exists() and not self.records.names():

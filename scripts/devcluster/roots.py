@@ -80,14 +80,20 @@ def ensure_base(where: cache.Cache) -> Path:
              "--exclude=./proc/*", "--exclude=./sys/*", "--exclude=./dev/*", "."]
         )  # fmt: skip
         draft.replace(where.base_tar)
+        trees.remove(root)
     _stamp(where.base, wanted)
     return where.base_tar
 
 
+def node_is_current(where: cache.Cache) -> bool:
+    """Whether the nodes' root file system is there and what it would be made from today."""
+    wanted = _digest("node", SUITE, *NODE_PACKAGES)
+    return _stamped(where.node, wanted) and where.node_root.exists()
+
+
 def ensure_node(where: cache.Cache) -> Path:
     """Build the root file system that the nodes share if need be, and return it."""
-    wanted = _digest("node", SUITE, *NODE_PACKAGES)
-    if _stamped(where.node, wanted) and where.node_root.exists():
+    if node_is_current(where):
         return where.node_root
     ensure_base(where)
     prerequisites.ensure(prerequisites.FOR_ROOTS)
@@ -110,7 +116,7 @@ def ensure_node(where: cache.Cache) -> Path:
         trees.empty(draft / "var/lib/apt/lists")
         trees.remove(where.node_root)
         draft.rename(where.node_root)
-    _stamp(where.node, wanted)
+    _stamp(where.node, _digest("node", SUITE, *NODE_PACKAGES))
     return where.node_root
 
 

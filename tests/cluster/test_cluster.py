@@ -335,5 +335,5 @@ def test_nodes_pull_from_the_registry(
 
 
 def test_exec_enters_a_node(running: kube.Kube, command: Path) -> None:
-    argv = [command, "exec", "n2", "--", "hostname"]
+    argv = [f"{command}", "exec", "n2", "--", "hostname"]
     assert subprocess.check_output(argv, text=True).strip() == "n2"
