@@ -52,8 +52,17 @@ def test_ruff(arguments):
     passes(tool("ruff"), *arguments, "--no-cache", ".")
 
 
-def test_mypy():
-    passes(tool("mypy"), "--strict")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--strict"],
+        ["--strict", "scripts/devcluster", "scripts/showcase"],
+        ["--strict", "--scripts-are-modules", "scripts/build", "scripts/test"],
+    ],
+    ids=["src", "scripts", "programs"],
+)
+def test_mypy(arguments):
+    passes(tool("mypy"), *arguments)
 
 
 def test_shellcheck():
