@@ -230,7 +230,7 @@ static void put_count(uint32_t count)
 	output.used += sizeof(count);
 }
 
-/* Filter 0 is the newest. Returns its number of instructions, -1 after the oldest. */
+/* Filter 0 is the oldest. Returns its number of instructions, -1 after the newest. */
 static long get_filter(pid_t pid, unsigned long index, struct sock_filter *filter)
 {
 	return syscall(SYS_ptrace, PTRACE_SECCOMP_GET_FILTER, pid, index, filter);
@@ -248,7 +248,7 @@ static const char *read_filters(pid_t pid)
 		return "PTRACE_SECCOMP_GET_FILTER";
 
 	put_count(count);
-	for (uint32_t index = count; index-- > 0;) {
+	for (uint32_t index = 0; index < count; index++) {
 		long length = get_filter(pid, index, NULL);
 		size_t size = (size_t)length * sizeof(struct sock_filter);
 

@@ -5,51 +5,53 @@
  * keeps it from starting: whatever the agent does, or does not, ends in the worker running or in
  * an exit that makes the kubelet start the container again.
  *
- *	chrek-init [--wait SECONDS] [--socket PATH] -- COMMAND [ARGUMENT...]	worker
- *	chrek-init --source [--wait SECONDS] [--socket PATH] -- COMMAND ...	checkpoint job
- *	chrek-init --tree [--mask HEX] -- COMMAND ...				root of the dumped tree
- *	chrek-init --install DESTINATION					copies itself
+ *   chrek-init [--wait SECONDS] [--socket PATH] -- COMMAND [ARGUMENT...]   worker
+ *   chrek-init --source [--wait SECONDS] [--socket PATH] -- COMMAND ...    checkpoint job
+ *   chrek-init --tree [--mask HEX] -- COMMAND ...                          root of the dumped tree
+ *   chrek-init --install DESTINATION                                       copies itself
  *
  * One static program without threads, timers or heap, because it runs in other people's images.
  *
  * Protocol, version 1
  * -------------------
  * A Unix stream socket that the agent binds in the pod's emptyDir: agent.sock beside chrek-init.
- * Lines of printable ASCII that end in a newline, at most 1024 bytes. A Reason is [A-Za-z0-9]{1,64}.
+ * Lines of printable ASCII that end in a newline, at most 1024 bytes. A Reason matches
+ * [A-Za-z0-9]{1,64}.
  *
  * Both modes
- *	init -> agent	"chrek 1 start" (worker) or "chrek 1 source" (checkpoint job), first line
- *	agent -> init	"nonce <hex>": answered with the same line at once, in every state
+ *   init -> agent  "chrek 1 start" (worker) or "chrek 1 source" (checkpoint job), the first line
+ *   agent -> init  "nonce <hex>": answered with the same line at once, in every state
  *
  * Worker mode, state asking: no socket within --wait (AgentUnavailable), the connection closed and
  * not answered again until --wait is over (AgentGone), no decision within max(--wait, 5) seconds
  * of connecting (AgentSilent), anything not listed here (AgentProtocol): cold, in place.
- *	"cold <Reason> <message>" ("failed" means the same): cold, in place
- *	"restoring <deadline_seconds> <pid> <exit|exec>": state restoring. <pid> is the PID, in this
- *	namespace, of the tree's root, which becomes PID 1's child when CRIU ends.
+ *   "cold <Reason> <message>" ("failed" means the same): cold, in place.
+ *   "restoring <deadline_seconds> <pid> <exit|exec>": state restoring. <pid> is the PID, in this
+ *       namespace, of the tree's root, which becomes PID 1's child when CRIU ends.
  * State restoring: the deadline is the longest silence allowed; every line resets it.
- *	"progress <step>"
- *	"restored": supervise <pid>: forward signals, reap, end with its exit code. When it has ended
- *	already, end with that code now; when it is gone without one, it is a failure (AgentProtocol).
- *	"failed <Reason> <message>" ("cold" means the same), the end of the connection (AgentGone),
- *	silence (AgentSilent), anything else (AgentProtocol): a failure. With "exit", exit 75; with
- *	"exec", kill and reap everything in the PID namespace, then cold, in place.
+ *   "progress <step>"
+ *   "restored": supervise <pid>: forward signals, reap, end with its exit code. When it has ended
+ *       already, end with that code now; when it is gone without one, that is a failure
+ *       (AgentProtocol).
+ *   "failed <Reason> <message>" ("cold" means the same), the end of the connection (AgentGone),
+ *       silence (AgentSilent), anything else (AgentProtocol): a failure. With "exit", exit 75;
+ *       with "exec", kill and reap everything in the PID namespace, then cold, in place.
  * Cold prints "chrek: Falling back to cold start: <Reason>: <message>" and becomes the command.
  *
  * Source mode: prints "chrek: Checkpoint refused: <Reason>: <message>" (there was no tree, or the
  * agent said so) or "chrek: Checkpoint interrupted: ..." and exits 75, so that the Job retries, for
  * the same four Reasons. Until there is a tree, the times of state asking hold.
- *	"capture": start the tree (the agent has set ns_last_pid), answer "started <pid>"; ignored
- *	when it runs. There is no deadline from here on: models take long to load.
- *	"cold <Reason> <message>" or "failed ...": refused
- *	"dumping": signals are held back from here on, lest they become part of the artifact
- *	"resumed <Reason> <message>": the dump failed; print it, deliver the held signals, go on
- *	"committed", only after "dumping": the artifact is complete. From now on the end of the tree,
- *	however it comes, is exit 0, and nothing that the agent says or omits changes that; when the
- *	connection ends, the tree has 30 more seconds to do so.
- *	End of the connection: while dumping, AgentGone; else connect again for up to --wait and send
- *	"chrek 1 source" and, when the tree runs, "started <pid>".
- *	A tree that ends before "committed": print WorkerExited, end with its code, 75 in place of 0.
+ *   "capture": start the tree (the agent has set ns_last_pid), answer "started <pid>"; ignored
+ *       when it runs. There is no deadline from here on: models take long to load.
+ *   "cold <Reason> <message>" or "failed ...": refused.
+ *   "dumping": signals are held back from here on, lest they become part of the artifact.
+ *   "resumed <Reason> <message>": the dump failed; print it, deliver the held signals, go on.
+ *   "committed", only after "dumping": the artifact is complete. From now on the end of the tree,
+ *       however it comes, is exit 0, and nothing that the agent says or omits changes that; when
+ *       the connection ends, the tree has 30 more seconds to do so.
+ *   The end of the connection: while dumping, AgentGone; else connect again for up to --wait and
+ *       send "chrek 1 source" and, when the tree runs, "started <pid>".
+ *   A tree that ends before "committed": print WorkerExited, end with its code, 75 in place of 0.
  *
  * Signals: before there is a worker SIGTERM, SIGINT and SIGQUIT end chrek-init at once (128+n) and
  * others are dropped, as the kernel drops them for a PID 1 without handlers. Afterwards all of them

@@ -88,7 +88,8 @@ static enum step take_restoring(struct worker *worker, char *rest)
 		return not_understood(worker);
 	/* The restored tree would become somebody else's child, and kill(-1) a catastrophe. */
 	if (getpid() != 1)
-		return cold(worker, "AgentProtocol", "a restore was offered but chrek-init is not PID 1");
+		return cold(worker, "AgentProtocol",
+			    "a restore was offered but chrek-init is not PID 1");
 	worker->silence = seconds * 1000;
 	worker->root = (pid_t)pid;
 	worker->in_place = strcmp(rest, "exec") == 0;
@@ -183,7 +184,8 @@ static enum step ask(struct worker *worker)
 			break;
 	}
 	if (met)
-		return cold(worker, "AgentGone", "the agent closed the connection without an answer");
+		return cold(worker, "AgentGone",
+			    "the agent closed the connection without an answer");
 	worker->verdict = (struct verdict){
 		"AgentUnavailable",
 		"no agent answers at the socket: ",
@@ -203,11 +205,13 @@ static enum step await_restore(struct worker *worker)
 			step = take_line(worker);
 			break;
 		case INPUT_CLOSED:
-			return cold(worker, "AgentGone", "the agent closed the connection while restoring");
+			return cold(worker, "AgentGone",
+				    "the agent closed the connection while restoring");
 		case INPUT_TOO_LONG:
 			return not_understood(worker);
 		default:
-			return cold(worker, "AgentSilent", "the agent said nothing for too long while restoring");
+			return cold(worker, "AgentSilent",
+				    "the agent said nothing for too long while restoring");
 		}
 		if (step == STEP_RESTORED || step == STEP_FAILED)
 			return step;
@@ -298,7 +302,8 @@ _Noreturn void worker_main(const struct options *options)
 	if (ask(&worker) == STEP_RESTORING && await_restore(&worker) == STEP_RESTORED) {
 		agent_close(&worker.agent);
 		supervise(&worker);
-		cold(&worker, "AgentProtocol", "the agent reported a restore but its root process is gone");
+		cold(&worker, "AgentProtocol",
+		     "the agent reported a restore but its root process is gone");
 	}
 	fall_back(&worker);
 }

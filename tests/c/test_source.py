@@ -129,9 +129,7 @@ def test_tree_that_cannot_run_its_command(init: pathlib.Path, tmp_path: pathlib.
 
 @pytest.mark.parametrize("verb", ["cold", "failed"])
 @pytest.mark.parametrize("running_tree", [False, True])
-def test_refused(
-    init: pathlib.Path, tmp_path: pathlib.Path, verb: str, running_tree: bool
-) -> None:
+def test_refused(init: pathlib.Path, tmp_path: pathlib.Path, verb: str, running_tree: bool) -> None:
     with Agent(tmp_path) as agent, start(init, tmp_path, LISTENER) as running:
         connection = agent.accept(HELLO)
         if running_tree:
@@ -239,9 +237,7 @@ def test_no_agent_in_time(release: pathlib.Path, superuser: None, tmp_path: path
     [b"\n", b"\x00\xff\n", b"capture now\n", b"dumping\n", b"committed\n", b"resumed R m\n"]
     + [b"restoring 5 10000 exit\n", b"restored\n", b"x" * 1025, b"nonce x\n"],
 )
-def test_garbage_before_the_tree(
-    init: pathlib.Path, tmp_path: pathlib.Path, speech: bytes
-) -> None:
+def test_garbage_before_the_tree(init: pathlib.Path, tmp_path: pathlib.Path, speech: bytes) -> None:
     with Agent(tmp_path) as agent, start(init, tmp_path, LISTENER) as running:
         agent.accept(HELLO).send(speech)
         assert_ended(running, 75, "Checkpoint refused: AgentProtocol: ")
