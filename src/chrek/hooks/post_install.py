@@ -76,9 +76,8 @@ def write_identities(
     return [report.ok("identities", f"{found.hash()} {found.canonical()}") for found in parsed]
 
 
-def main() -> None:
-    program.run(
-        wait_and_write,
-        title="post-install",
-        again="run helm upgrade {release} -n {namespace} again",
-    )
+main = program.command(
+    wait_and_write,
+    title="post-install",
+    again="run helm upgrade {release} -n {namespace} again",
+)

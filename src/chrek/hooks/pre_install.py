@@ -35,9 +35,8 @@ def pod_outcome(context: program.Context) -> Sequence[report.Outcome]:
     return [cluster_checks.pod_security(context.cluster, pod, namespace=context.config.namespace)]
 
 
-def main() -> None:
-    program.run(
-        check,
-        title="pre-install",
-        again="run helm uninstall {release} -n {namespace} and install again",
-    )
+main = program.command(
+    check,
+    title="pre-install",
+    again="run helm uninstall {release} -n {namespace} and install again",
+)

@@ -50,9 +50,8 @@ def apply(cluster: workstation.Cluster, path: pathlib.Path) -> report.Outcome:
     return report.ok(name, "applied")
 
 
-def main() -> None:
-    program.run(
-        check_and_apply,
-        title="pre-upgrade",
-        again="run the same helm command again for {release} -n {namespace}",
-    )
+main = program.command(
+    check_and_apply,
+    title="pre-upgrade",
+    again="run the same helm command again for {release} -n {namespace}",
+)

@@ -46,8 +46,8 @@ class Context:
 Hook = Callable[[Context], Sequence[report.Outcome]]
 
 
-def run(hook: Hook, *, title: str, again: str) -> None:
-    """Run a hook as a program; does not return.
+def command(hook: Hook, *, title: str, again: str) -> click.Command:
+    """The program of a hook.
 
     Args:
         hook: does the work and answers with what it found.
@@ -64,10 +64,10 @@ def run(hook: Hook, *, title: str, again: str) -> None:
         show_default=True,
         help="Where hooks.yaml and agent-pod.yaml are.",
     )
-    def command(directory: pathlib.Path) -> None:
+    def run(directory: pathlib.Path) -> None:
         with_errors(title, lambda: _run(hook, directory, title=title, again=again))
 
-    command()
+    return run
 
 
 def _run(hook: Hook, directory: pathlib.Path, *, title: str, again: str) -> int:
@@ -76,8 +76,8 @@ def _run(hook: Hook, directory: pathlib.Path, *, title: str, again: str) -> int:
     outcomes = hook(context)
     for line in report.lines(outcomes):
         print(line)
-    command = again.format(release=config.helmRelease, namespace=config.namespace)
-    conclude(f"{title}: {report.verdict(outcomes, again=command)}")
+    repeat = again.format(release=config.helmRelease, namespace=config.namespace)
+    conclude(f"{title}: {report.verdict(outcomes, again=repeat)}")
     return FAILED_CHECKS if report.failures(outcomes) else 0
 
 

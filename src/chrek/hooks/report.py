@@ -66,8 +66,13 @@ def verdict(outcomes: Sequence[Outcome], *, again: str) -> str:
     """
     wrong = failures(outcomes)
     if wrong:
-        todo = "; ".join(f"{outcome.name}: {outcome.hint}" for outcome in wrong)
-        return f"{len(wrong)} of {len(outcomes)} checks failed. Then {again}: {todo}"
+        first = wrong[0]
+        others = ", ".join(outcome.name for outcome in wrong[1:])
+        return (
+            f"{first.name} failed: {first.detail}. To do: {first.hint}"
+            + (f" (failed too: {others})" if others else "")
+            + f". Then {again}."
+        )
     warned = sum(outcome.status is Status.WARNING for outcome in outcomes)
     told = f", {warned} with a warning" if warned else ""
     return f"all {len(outcomes)} checks passed{told}"

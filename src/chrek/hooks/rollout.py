@@ -124,7 +124,11 @@ def operator(cluster: workstation.Cluster, config: settings.HooksConfig) -> repo
     available = status.get("availableReplicas", 0) if seen else 0
     text = f"{min(updated, available)} of {wanted} pods available"
     if updated < wanted or available < wanted or status.get("replicas", 0) > wanted:
-        return report.failed(name, text, hint)
+        pods = cluster.find(
+            workstation.path("v1", "pods", config.namespace), labels=config.operatorLabels
+        )
+        problems = sorted({problem for pod in pods if (problem := _problem(pod))})
+        return report.failed(name, ": ".join([text, *problems[:1]]), hint)
     return report.ok(name, text)
 
 
@@ -183,8 +187,9 @@ def _problem(pod: Object) -> str:
         ended = (container.get("lastState") or {}).get("terminated") or {}
         if waiting:
             said = ended.get("message") or waiting.get("message") or ""
-            return f"{waiting.get('reason', 'waiting')}: {said}".rstrip(": \n")
+            last_line = said.strip().rpartition("\n")[2]
+            return ": ".join(filter(None, [waiting.get("reason", "waiting"), last_line]))
     scheduled = conditions.get("PodScheduled") or {}
     if scheduled.get("status") == "False":
         return f"{scheduled.get('reason', 'unscheduled')}: {scheduled.get('message', '')}"
-    return "the agent is not ready yet"
+    return "not ready yet"

@@ -45,6 +45,8 @@ class HooksConfig(
     """Labels that select the agents' pods."""
     operatorName: str
     """Name of the Deployment; empty when the release has none."""
+    operatorLabels: dict[str, str]
+    """Labels that select the operator's pods."""
     webhookName: str
     identitiesName: str
     identities: list[dict[str, Any]]

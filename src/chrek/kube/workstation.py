@@ -119,9 +119,8 @@ class Cluster:
         if dry_run:
             query["dryRun"] = "All"
         # JSON is YAML; servers before 1.32 know no other media type for it.
-        text = json.dumps(body)
         kind = "application/apply-patch+yaml"
-        return _object(self.request("PATCH", path, query=query, body=text, content_type=kind))
+        return _object(self.request("PATCH", path, query=query, body=body, content_type=kind))
 
     def delete(self, path: str) -> bool:
         """Delete an object with what it owns.
@@ -164,9 +163,9 @@ def connect(kubeconfig: pathlib.Path | None = None) -> Cluster:
         if in_pod and kubeconfig is None:
             config.load_incluster_config(client_configuration=configuration)
         else:
-            config.load_kube_config(
-                os.fspath(kubeconfig) if kubeconfig else None, client_configuration=configuration
-            )
+            # The client reads KUBECONFIG once, when it is imported.
+            files = os.fspath(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG")
+            config.load_kube_config(files, client_configuration=configuration)
     except (config.ConfigException, OSError) as err:
         raise errors.ConfigError(
             f"cannot tell how to reach a cluster: {err}", hint="set KUBECONFIG to a kubeconfig file"

@@ -62,6 +62,8 @@ spec:
       ports:
         - name: http
           containerPort: {{ .Values.agent.httpPort }}
+      # What a crash said last; `kubectl describe` and the post-install hook show it.
+      terminationMessagePolicy: FallbackToLogsOnError
       startupProbe:
         httpGet: {path: /healthz, port: http}
         periodSeconds: 1

@@ -1,0 +1,134 @@
+"""Each check with an environment that passes, with each way to fail, and the line a user reads."""
+
+import pytest
+
+from chrek import errors
+from chrek.hooks import cluster_checks, report
+from fakes import api_server, hooks
+
+# The official client 34 asks urllib3 2.3 for headers in a way that urllib3 will drop.
+pytestmark = pytest.mark.filterwarnings("ignore:HTTPResponse.getheaders:DeprecationWarning")
+
+POD = {"metadata": {"labels": {}}, "spec": {"containers": []}}
+
+
+@pytest.fixture
+def api():
+    with api_server.ApiServer() as server:
+        hooks.healthy(server)
+        yield server
+
+
+@pytest.fixture
+def cluster(api):
+    return hooks.connect(api)
+
+
+def version(api, major, minor, text):
+    api.texts["/version"] = (
+        f'{{"major": "{major}", "minor": "{minor}", "gitVersion": "{text}"}}'.encode()
+    )
+
+
+@pytest.mark.parametrize(
+    ("major", "minor", "status"),
+    [
+        ("1", "29", report.Status.OK),
+        ("1", "34+", report.Status.OK),
+        ("2", "0", report.Status.OK),
+        ("1", "28", report.Status.FAILED),
+        ("1", "", report.Status.WARNING),
+    ],
+)
+def test_kubernetes_version(api, cluster, major, minor, status):
+    version(api, major, minor, "v1.2.3")
+    found = cluster_checks.kubernetes_version(cluster, hooks.config())
+    assert found.status is status
+    assert "v1.2.3" in found.detail
+    if status is report.Status.FAILED:
+        assert found.hint == "upgrade the cluster to 1.29 or later"
+
+
+def test_namespaces(api, cluster):
+    assert cluster_checks.namespaces(cluster, hooks.config()).status is report.Status.OK
+    found = cluster_checks.namespaces(cluster, hooks.config(watchNamespaces=["team", "x", "y"]))
+    assert found.status is report.Status.FAILED
+    assert found.detail == "x, y: not found"
+    assert "kubectl create namespace x && kubectl create namespace y" in found.hint
+
+
+def test_crds_of_ours(api, cluster):
+    found = cluster_checks.crds(cluster, hooks.config())
+    assert found == report.ok("crds", hooks.CRD)
+
+
+def test_crds_missing(api, cluster):
+    del api.objects[f"{hooks.CRDS}/{hooks.CRD}"]
+    found = cluster_checks.crds(cluster, hooks.config())
+    assert found.status is report.Status.FAILED
+    assert found.detail == f"{hooks.CRD}: not found"
+    assert "--skip-crds" in found.hint
+
+
+def test_crds_of_another_chart_are_named(api, cluster):
+    release = {
+        "meta.helm.sh/release-name": "dynamo",
+        "meta.helm.sh/release-namespace": "platform",
+    }
+    api.add(hooks.CRDS, hooks.crd(labels={}, annotations=release))
+    found = cluster_checks.crds(cluster, hooks.config())
+    assert found.status is report.Status.WARNING
+    assert f"{hooks.CRD} by helm release platform/dynamo" in found.detail
+    api.add(hooks.CRDS, hooks.crd(labels={}))
+    assert "by 'dynamo-platform'" in cluster_checks.crds(cluster, hooks.config()).detail
+
+
+@pytest.mark.parametrize("crd", [hooks.crd(version="v1"), hooks.crd(served=False)])
+def test_crds_of_another_version(api, cluster, crd):
+    api.add(hooks.CRDS, crd)
+    found = cluster_checks.crds(cluster, hooks.config())
+    assert found.status is report.Status.FAILED
+    assert "version v1alpha1 is not served" in found.detail
+
+
+def test_identities(cluster):
+    good = {"model": "m", "backendFramework": "vllm"}
+    found = cluster_checks.identities(cluster, hooks.config(identities=[good]))
+    assert found == report.ok("identities", "1 to hash")
+    found = cluster_checks.identities(cluster, hooks.config(identities=[good, {"model": "m"}]))
+    assert found.status is report.Status.FAILED
+    assert "identities[1].backendFramework: required" in found.detail
+
+
+@pytest.mark.parametrize(
+    ("message", "hint"),
+    [
+        (
+            'pods "a" is forbidden: violates PodSecurity "baseline:latest": privileged',
+            "kubectl label namespace team pod-security.kubernetes.io/enforce=privileged "
+            "--overwrite",
+        ),
+        ('pods "a" is forbidden: exceeded quota: q', "raise the quota of namespace team"),
+        ("no PriorityClass with name x was found", "correct what the message names"),
+    ],
+)
+def test_pod_security_refused(api, cluster, message, hint):
+    api.refuse("POST", hooks.PODS, status=403, message=message)
+    found = cluster_checks.pod_security(cluster, POD, namespace="team")
+    assert found.status is report.Status.FAILED
+    assert message in found.detail
+    assert hint in found.hint
+
+
+def test_pod_security_only_asks(api, cluster):
+    found = cluster_checks.pod_security(cluster, POD, namespace="team")
+    assert found.status is report.Status.OK
+    method, path, query, _ = api.requests[-1]
+    assert (method, path, query) == ("POST", hooks.PODS, {"dryRun": "All"})
+    assert not [path for path in api.objects if path.startswith(hooks.PODS)]
+
+
+def test_pod_security_does_not_judge_a_server_that_fails(api, cluster):
+    api.refuse("POST", hooks.PODS, status=500, message="etcd is gone")
+    with pytest.raises(errors.ApiError, match="etcd is gone"):
+        cluster_checks.pod_security(cluster, POD, namespace="team")

@@ -1,0 +1,52 @@
+import pytest
+import yaml
+
+from chrek.hooks import pre_install, program, report
+from fakes import api_server, hooks
+
+pytestmark = pytest.mark.filterwarnings("ignore:HTTPResponse.getheaders:DeprecationWarning")
+POD = {"metadata": {}, "spec": {"containers": []}}
+
+
+@pytest.fixture
+def api():
+    with api_server.ApiServer() as server:
+        hooks.healthy(server)
+        yield server
+
+
+def check(api, directory, **changes):
+    context = program.Context(hooks.connect(api), hooks.config(**changes), directory)
+    return pre_install.check(context)
+
+
+def test_a_cluster_that_can_hold_the_release(api, tmp_path):
+    (tmp_path / "agent-pod.yaml").write_text(yaml.safe_dump(POD))
+    found = check(api, tmp_path)
+    assert {outcome.status for outcome in found} == {report.Status.OK}
+    assert [outcome.name for outcome in found] == [
+        "kubernetes-version",
+        "namespaces",
+        "crds",
+        "identities",
+        "storage",
+        "pod-security",
+    ]
+
+
+def test_every_failure_is_told_at_once(api, tmp_path):
+    api.objects.clear()
+    found = report.failures(check(api, tmp_path, watchNamespaces=["a"]))
+    assert [outcome.name for outcome in found] == ["namespaces", "crds", "storage"]
+    assert all(outcome.hint for outcome in found)
+
+
+def test_nothing_is_changed(api, tmp_path):
+    (tmp_path / "agent-pod.yaml").write_text(yaml.safe_dump(POD))
+    check(api, tmp_path)
+    writes = [(m, query) for m, _, query, _ in api.requests if m != "GET"]
+    assert writes == [("POST", {"dryRun": "All"})]
+
+
+def test_a_release_without_agents_asks_for_no_pod(api, tmp_path):
+    assert "pod-security" not in [outcome.name for outcome in check(api, tmp_path)]

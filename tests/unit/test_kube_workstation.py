@@ -1,0 +1,125 @@
+import decimal
+import urllib.error
+
+import pytest
+from kubernetes import client
+
+from chrek import errors
+from chrek.kube import workstation
+from fakes import api_server
+
+# The official client 34 asks urllib3 2.3 for headers in a way that urllib3 will drop.
+pytestmark = pytest.mark.filterwarnings("ignore:HTTPResponse.getheaders:DeprecationWarning")
+
+PODS = "/api/v1/namespaces/team/pods"
+
+
+@pytest.fixture
+def api():
+    with api_server.ApiServer() as server:
+        yield server
+
+
+@pytest.fixture
+def cluster(api):
+    configuration = client.Configuration()
+    configuration.host = api.url
+    return workstation.Cluster(configuration)
+
+
+@pytest.mark.parametrize(
+    ("args", "expected"),
+    [
+        (("v1", "nodes"), "/api/v1/nodes"),
+        (("v1", "pods", "team"), PODS),
+        (("v1", "pods", "team", "a"), f"{PODS}/a"),
+        (("apps/v1", "daemonsets", "team", "a"), "/apis/apps/v1/namespaces/team/daemonsets/a"),
+        (("v1", "pods", "te/am", "../a"), "/api/v1/namespaces/te%2Fam/pods/..%2Fa"),
+    ],
+)
+def test_path(args, expected):
+    assert workstation.path(*args) == expected
+
+
+def test_quantity():
+    assert workstation.quantity("1Gi") == decimal.Decimal(2**30)
+    assert workstation.quantity("100Gi") > workstation.quantity("100G")
+    with pytest.raises(errors.InputError, match="'much' is no quantity"):
+        workstation.quantity("much")
+
+
+def test_get_tells_nothing_from_refused(api, cluster):
+    assert cluster.get(f"{PODS}/a") is None
+    api.add(PODS, {"metadata": {"name": "a"}})
+    assert cluster.get(f"{PODS}/a") == {"metadata": {"name": "a"}}
+    api.refuse("GET", f"{PODS}/a", status=403, message="pods is forbidden")
+    with pytest.raises(errors.ApiError, match=r"GET .*/a: pods is forbidden \(403\)") as caught:
+        cluster.get(f"{PODS}/a")
+    assert caught.value.status == 403
+
+
+def test_find_selects_by_labels(api, cluster):
+    api.add(PODS, {}, name="a", labels={"app": "x", "tier": "y"})
+    api.add(PODS, {}, name="b", labels={"app": "x"})
+    assert len(cluster.find(PODS)) == 2
+    found = cluster.find(PODS, labels={"app": "x", "tier": "y"})
+    assert [pod["metadata"]["name"] for pod in found] == ["a"]
+
+
+def test_a_dry_run_creates_nothing(api, cluster):
+    cluster.create(PODS, {"metadata": {"name": "a"}}, dry_run=True)
+    assert api.requests[-1][2] == {"dryRun": "All"}
+    assert cluster.get(f"{PODS}/a") is None
+    cluster.create(PODS, {"metadata": {"name": "a"}})
+    assert cluster.get(f"{PODS}/a") is not None
+
+
+def test_apply_is_server_side_and_takes_over(api, cluster):
+    cluster.apply(f"{PODS}/a", {"metadata": {"name": "a"}}, manager="me")
+    method, path, query, body = api.requests[-1]
+    assert (method, path) == ("PATCH", f"{PODS}/a")
+    assert query == {"fieldManager": "me", "force": "true"}
+    assert body == {"metadata": {"name": "a"}}
+
+
+def test_delete_says_whether_there_was_one(api, cluster):
+    api.add(PODS, {"metadata": {"name": "a"}})
+    assert cluster.delete(f"{PODS}/a") is True
+    assert cluster.delete(f"{PODS}/a") is False
+    assert api.requests[-1][3] == {"propagationPolicy": "Background"}
+
+
+def test_log_of_a_container_that_has_not_started_is_empty(api, cluster):
+    path = f"{PODS}/a/log"
+    api.refuse("GET", path, status=400, message="container is waiting to start")
+    assert cluster.log("team", "a", container="main") == ""
+    del api.refusals["GET", path]
+    api.texts[path] = b"one\ntwo \xff\n"
+    assert cluster.log("team", "a", container="main") == "one\ntwo �\n"
+    assert api.requests[-1][2] == {"container": "main", "tailLines": "50"}
+
+
+def test_no_answer_names_the_address(cluster, api):
+    api.__exit__()
+    with pytest.raises(errors.ApiError, match=f"no answer from {api.url}") as caught:
+        cluster.get(f"{PODS}/a")
+    assert caught.value.status == 0
+    assert not isinstance(caught.value.__cause__, urllib.error.URLError)
+
+
+def test_connect_says_how_to_name_a_cluster(tmp_path, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "none"))
+    with pytest.raises(errors.ConfigError, match="set KUBECONFIG to a kubeconfig file"):
+        workstation.connect()
+
+
+def test_connect_prefers_the_file_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "192.0.2.1")
+    file = tmp_path / "config"
+    file.write_text(
+        "apiVersion: v1\nkind: Config\ncurrent-context: a\n"
+        "contexts: [{name: a, context: {cluster: a, user: a}}]\n"
+        "clusters: [{name: a, cluster: {server: 'http://192.0.2.2:1'}}]\n"
+        "users: [{name: a, user: {}}]\n"
+    )
+    assert workstation.connect(file)._api.configuration.host == "http://192.0.2.2:1"
