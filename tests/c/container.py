@@ -117,7 +117,7 @@ class Container:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=before,  # noqa: PLW1509 - the test itself has no threads
+            preexec_fn=before,
             env=env,
         )
         assert self.process.stdout
@@ -194,10 +194,6 @@ def status(pid: int, field: str) -> str:
     raise KeyError(field)
 
 
-def pidfd_flags(pidfd: int) -> list[str]:
-    return ["--pidfd", str(pidfd)]
-
-
 @contextlib.contextmanager
 def restored_process(
     enter: pathlib.Path,
@@ -216,10 +212,10 @@ def restored_process(
     shell = os.open("/bin/sh", os.O_RDONLY)
     # A shell gives /dev/null as stdin to what it starts in the background.
     helper = f"{script} & echo forked; {'wait;' if reap else ''} read line"
+    program = ["--exec-fd", str(shell), "--", "sh", "-c", helper]
     try:
         process = subprocess.Popen(
-            [enter, *pidfd_flags(pidfd), "--last-pid", str(pid - 1)]
-            + ["--exec-fd", str(shell), "--", "sh", "-c", helper],
+            [str(enter), "--pidfd", str(pidfd), "--last-pid", str(pid - 1), *program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable
 
 import pytest
+
 from c import container
 from c.container import Agent, Connection, Container
 
@@ -36,9 +37,9 @@ def assert_cold(running: Container, reason: str, message: str = "") -> None:
     assert err.count("\n") == 1
 
 
-def test_no_agent(init: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_no_agent(release: pathlib.Path, superuser: None, tmp_path: pathlib.Path) -> None:
     began = time.monotonic()
-    with start(init, tmp_path) as running:
+    with start(release / "chrek-init", tmp_path) as running:
         assert_cold(running, "AgentUnavailable", "no agent answers at the socket: No such file")
     assert 1.0 <= time.monotonic() - began < 3
 
@@ -222,10 +223,12 @@ def test_agent_comes_back(init: pathlib.Path, tmp_path: pathlib.Path) -> None:
             assert_cold(running, "NotReady", "I am new here\n")
 
 
-def test_agent_that_always_closes(init: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def test_agent_that_always_closes(
+    release: pathlib.Path, superuser: None, tmp_path: pathlib.Path
+) -> None:
     """It may do so until --wait is over, and the attempts get rarer."""
     attempts = 0
-    with Agent(tmp_path) as agent, start(init, tmp_path) as running:
+    with Agent(tmp_path) as agent, start(release / "chrek-init", tmp_path) as running:
         while not running.process.poll():
             agent._listener.settimeout(0.2)
             with contextlib.suppress(TimeoutError):
@@ -435,6 +438,6 @@ def test_orphans_are_reaped_while_waiting(
 def test_closed_stderr_keeps_nobody_from_starting(
     init: pathlib.Path, tmp_path: pathlib.Path
 ) -> None:
-    arguments = [init, "--wait", "0", "--socket", "/nowhere", "--", *WORKER]
+    arguments = [str(init), "--wait", "0", "--socket", "/nowhere", "--", *WORKER]
     with Container(arguments, closed_stderr=True) as running:
         assert running.end()[:2] == (42, "pid 1\n")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import pytest
+
 from c import container
 
 NAMESPACES = ("cgroup", "ipc", "mnt", "net", "pid", "uts")
@@ -119,7 +120,7 @@ def test_exit_code_when_children_are_ignored(enter: pathlib.Path) -> None:
         done = subprocess.run(
             [enter, "--exec-fd", str(executable), "--", "sh", "-c", "exit 42"],
             pass_fds=[executable],
-            preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN),  # noqa: PLW1509
+            preexec_fn=lambda: signal.signal(signal.SIGCHLD, signal.SIG_IGN),
             check=False,
         )
     assert done.returncode == 42
@@ -250,6 +251,10 @@ def test_dies_with_its_creator(enter: pathlib.Path, superuser: None) -> None:
             container.eventually(lambda: not alive(helper) and not alive(program), "both die")
 
 
+def await_empty(path: pathlib.Path) -> None:
+    container.eventually(lambda: not (path / "cgroup.procs").read_text(), "the cgroup is empty")
+
+
 @pytest.fixture
 def cgroup(superuser: None) -> Iterator[pathlib.Path]:
     """A new cgroup, in whichever hierarchy this machine lets one make."""
@@ -260,9 +265,7 @@ def cgroup(superuser: None) -> Iterator[pathlib.Path]:
             with contextlib.suppress(OSError):
                 path.mkdir()
                 yield path
-                container.eventually(
-                    lambda path=path: not (path / "cgroup.procs").read_text(), "the cgroup is empty"
-                )
+                await_empty(path)
                 path.rmdir()
                 return
     pytest.skip("optional: no cgroup hierarchy to make a cgroup in")

@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 
 import pytest
+
 from c import container
 from c.container import Agent, Connection, Container
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from typing import IO
 
 import pytest
+
 from c import container
 
 INSTALL = """

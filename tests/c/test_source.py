@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 import pytest
+
 from c import container
 from c.container import Agent, Connection, Container
 
@@ -234,8 +235,18 @@ def test_no_agent_in_time(release: pathlib.Path, superuser: None, tmp_path: path
 
 @pytest.mark.parametrize(
     "speech",
-    [b"\n", b"\x00\xff\n", b"capture now\n", b"dumping\n", b"committed\n", b"resumed R m\n"]
-    + [b"restoring 5 10000 exit\n", b"restored\n", b"x" * 1025, b"nonce x\n"],
+    [
+        b"\n",
+        b"\x00\xff\n",
+        b"capture now\n",
+        b"dumping\n",
+        b"committed\n",
+        b"resumed R m\n",
+        b"restoring 5 10000 exit\n",
+        b"restored\n",
+        b"x" * 1025,
+        b"nonce x\n",
+    ],
 )
 def test_garbage_before_the_tree(init: pathlib.Path, tmp_path: pathlib.Path, speech: bytes) -> None:
     with Agent(tmp_path) as agent, start(init, tmp_path, LISTENER) as running:
@@ -291,14 +302,14 @@ def test_orphans_stay_in_the_tree(init: pathlib.Path, tmp_path: pathlib.Path) ->
 
 def test_descriptors_of_the_tree(init: pathlib.Path, tmp_path: pathlib.Path) -> None:
     """Nothing but stdio, and no socket to the agent: CRIU has to dump it all."""
-    with captured(init, tmp_path, ["sleep", "60"]) as (_, running, _, pid):
+
+    def only_stdio(process: int) -> bool:
+        return sorted(os.listdir(f"/proc/{process}/fd")) == ["0", "1", "2"]
+
+    with captured(init, tmp_path, ["sleep", "60"]) as (_, running, _, _):
         container.eventually(lambda: len(running.pids()) == 3, "the worker is started")
-        for process in (pid, pid + 1):
-            folder = pathlib.Path(f"/proc/{running.pids()[process]}/fd")
-            container.eventually(
-                lambda folder=folder: sorted(fd.name for fd in folder.iterdir()) == ["0", "1", "2"],
-                f"only stdio is open in process {process}",
-            )
+        tree, worker = sorted(running.pids().values())[1:]
+        container.eventually(lambda: only_stdio(tree) and only_stdio(worker), "only stdio is open")
 
 
 def test_command_with_odd_arguments(init: pathlib.Path, tmp_path: pathlib.Path) -> None:

@@ -10,9 +10,9 @@ import pathlib
 import signal
 import struct
 import subprocess
-from collections.abc import Iterator
 
 import pytest
+
 from c import container
 
 REPORT = """
@@ -35,7 +35,7 @@ def report(*prefix: str | pathlib.Path) -> dict[str, object]:
         [*prefix, *container.PYTHON, REPORT],
         stdout=subprocess.PIPE,
         check=True,
-        preexec_fn=odd_signals,  # noqa: PLW1509 - the test itself has no threads
+        preexec_fn=odd_signals,
     )
     found: dict[str, object] = json.loads(done.stdout)
     return found
@@ -70,7 +70,7 @@ def test_worker_inherits_mask_and_dispositions(init: pathlib.Path) -> None:
 
 
 def test_mask_option_is_the_workers_mask(init: pathlib.Path) -> None:
-    """How PID 1 passes the mask that it inherited, while the tree itself starts with all blocked."""
+    """How PID 1 passes the mask that it inherited, to a tree that starts with all blocked."""
     mask = "0000000300010200"
     assert report(init, "--tree", "--mask", mask, "--")["blocked"] == mask
 
@@ -98,7 +98,8 @@ def test_a_child_that_ends_is_not_the_worker(init: pathlib.Path) -> None:
 def test_signal_with_a_value(init: pathlib.Path) -> None:
     """sigqueue(3)'s number arrives as well."""
     worker = (
-        "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {40}); print('ready', flush=True)\n"
+        "import signal; signal.pthread_sigmask(signal.SIG_BLOCK, {40})\n"
+        "print('ready', flush=True)\n"
         "import ctypes; info = (ctypes.c_int * 32)(); mask = ctypes.c_uint64(1 << 39)\n"
         "ctypes.CDLL(None).syscall(128, ctypes.byref(mask), info, None, ctypes.c_size_t(8))\n"
         "print(info[0], info[6])"
@@ -156,7 +157,7 @@ def interpret(program: list[Instruction], arch: int, number: int) -> int:
 
 
 @pytest.fixture
-def tree_filter(release: pathlib.Path, superuser: None) -> Iterator[list[Instruction]]:
+def tree_filter(release: pathlib.Path, superuser: None) -> list[Instruction]:
     if b"Seccomp:\t0" not in pathlib.Path("/proc/self/status").read_bytes():
         pytest.skip("this machine runs tests under a seccomp filter, so it may not read others")
     with subprocess.Popen(
@@ -171,7 +172,7 @@ def tree_filter(release: pathlib.Path, superuser: None) -> Iterator[list[Instruc
     count, length = struct.unpack_from("<II", done.stdout)
     assert count == 1
     assert len(done.stdout) == 8 + 8 * length
-    yield list(struct.iter_unpack("<HBBI", done.stdout[8:]))
+    return list(struct.iter_unpack("<HBBI", done.stdout[8:]))
 
 
 @pytest.mark.parametrize("arch", [X86_64, I386, AARCH64, ARM])
