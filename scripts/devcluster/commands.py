@@ -43,7 +43,8 @@ def run(
                     stderr=subprocess.STDOUT, timeout=timeout_seconds, check=False,
                 )  # fmt: skip
             if done.returncode:
-                raise errors.CommandError(argv, done.returncode, tail(log))
+                shown = f"{tail(log)}\n(the whole log is {log})"
+                raise errors.CommandError(argv, done.returncode, shown)
             return ""
         finished = subprocess.run(
             argv, env=merged, cwd=cwd, capture_output=True, timeout=timeout_seconds, check=False,

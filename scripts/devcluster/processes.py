@@ -70,6 +70,12 @@ def parse_stat(text: str) -> tuple[str, int] | None:
     return fields[0], int(fields[19])
 
 
+def base_environment() -> dict[str, str]:
+    """What every daemon gets: a proxy that the caller's shell names must not come between them."""
+    system = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+    return {"PATH": f"{os.environ.get('PATH', '')}:{system}".lstrip(":"), "HOME": "/root"}
+
+
 def boot_id() -> str:
     """Which boot of the machine this is."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
@@ -125,7 +131,7 @@ class Records:
             child = subprocess.Popen(
                 argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT,
                 start_new_session=True, cwd="/",
-                env={**os.environ, **(env or {}), MARK: self._mark},
+                env={**base_environment(), **(env or {}), MARK: self._mark},
             )  # fmt: skip
         # Unreaped for now: a zombie keeps its PID from being given to another process.
         child.returncode = 0

@@ -159,6 +159,7 @@ def _build(where: cache.Cache, group: Group) -> None:
     for package in group.packages:
         name = package.rpartition("/")[2]
         (staging / name).replace(where.bin / group.install.get(name, name))
+    staging.rmdir()
     if group is CHARTS:
         _place_helm(where)
     stamp = _stamp(where, group)
