@@ -1,8 +1,8 @@
 """An API server of dictionaries: objects by path, plain HTTP, in a thread of the test's process.
 
 It knows get, list with label selectors, create (with dry run and generated names), server-side
-apply (without merging) and delete; `refuse` makes it answer with an error. What was asked is in
-`requests`.
+apply (without merging) and delete; `refuse` makes it answer with an error, `on_create` may change
+what is created. What was asked is in `requests`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ class ApiServer:
         self.refusals = {}
         self.requests = []
         self.texts = {}
+        self.on_create = lambda path, body: None
         handler = type("Handler", (_Handler,), {"api": self})
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -89,6 +90,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _post(self, path, query, body):
         metadata = body["metadata"]
         metadata.setdefault("name", f"{metadata.get('generateName')}x1")
+        self.api.on_create(path, body)
         if "dryRun" not in query:
             self.api.objects[f"{path}/{metadata['name']}"] = body
         return self._answer(201, body)

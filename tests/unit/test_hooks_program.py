@@ -1,3 +1,4 @@
+import msgspec
 import pytest
 import yaml
 from click import testing
@@ -57,8 +58,6 @@ def test_no_termination_log_is_no_error(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_run(tmp_path, monkeypatch, termination_log, outcome, code, last):
-    import msgspec
-
     raw = msgspec.to_builtins(hooks.config())
     (tmp_path / "hooks.yaml").write_text(yaml.safe_dump(raw))
     kubeconfig = tmp_path / "kubeconfig"
