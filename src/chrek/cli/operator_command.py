@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import sys
 
 import click
 
@@ -20,4 +21,4 @@ def command(config_path: pathlib.Path) -> None:
     """Reconcile checkpoints and inject pods (runs in the Deployment)."""
     from chrek.operator import main
 
-    main.run(config_path)
+    sys.exit(main.run(config_path))

@@ -27,11 +27,8 @@ GROUP_VERSION = "coordination.k8s.io/v1"
 Object = dict[str, Any]
 
 
-class LostError(errors.ChrekError):
+class LostError(Exception):
     """This replica is no longer the leader and must end."""
-
-    exit_code = 31
-    reason = "LeadershipLost"
 
 
 class Leader:
@@ -68,10 +65,7 @@ class Leader:
             if not renewed and self._seen[0] != self._identity:
                 raise LostError(f"lease {self._name} is held by {self._seen[0]!r}")
             if not self.held():
-                raise LostError(
-                    f"lease {self._name} was not renewed for {HELD_SECONDS:g} s",
-                    hint="does the API server answer?",
-                )
+                raise LostError(f"lease {self._name} was not renewed for {HELD_SECONDS:g} s")
 
     async def release(self) -> None:
         """Let another replica lead without waiting."""

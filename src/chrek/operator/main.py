@@ -33,6 +33,7 @@ from chrek.operator import (
 )
 
 LOG = log.get(__name__)
+FIRST = asyncio.FIRST_COMPLETED
 DRAIN_SECONDS = 3.0
 """A stopping replica answers so long while the API server learns that it is gone."""
 
@@ -79,9 +80,7 @@ class Operator:
 
     async def run(self) -> int:
         """Serve until told to stop or something ends that must not."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stopping.set)
+        self._take_signals()
         await self._health.start()
         tasks = [
             _task("certificates", self._trust.keep()),
@@ -91,7 +90,7 @@ class Operator:
             _task("stop", self._stopping.wait()),
         ]
         code = 0
-        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        done, _ = await asyncio.wait(tasks, return_when=FIRST)
         for task in done:
             code = max(code, self._outcome(task))
         await self._stop(tasks)
@@ -100,20 +99,19 @@ class Operator:
     def _outcome(self, task: asyncio.Task[Any]) -> int:
         err = task.exception()
         if err is None:
-            # kopf takes the signals over once it runs, and returns on them.
             return 0
-        if isinstance(err, leader.LostError):
-            LOG.error("no longer the leader, ending at once", error=str(err))
-            os._exit(err.exit_code)
         LOG.error("ended unexpectedly", part=task.get_name(), error=str(err), exc_info=err)
         return err.exit_code if isinstance(err, errors.ChrekError) else 1
 
+    def _take_signals(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+
     async def _stop(self, tasks: list[asyncio.Task[Any]]) -> None:
+        """Stop reconciling at once; answer the webhook until the API server asks others."""
         LOG.info("stopping")
         self._stopping.set()
-        for task in tasks:
-            if task.get_name() == "controllers":
-                task.cancel()
         await self._leader.release()
         await asyncio.sleep(DRAIN_SECONDS)
         await self._webhook.stop()
@@ -132,8 +130,8 @@ class Operator:
         await self._leader.acquire()
         metrics.LEADING.set(1)
         await self._check_resources()
-        keeping = _task("lease", self._leader.keep())
         known = cache.Cache()
+        started = asyncio.Event()
         settings, instance = self._settings, self._instance
         work = queue.Queue(
             {
@@ -149,7 +147,7 @@ class Operator:
             observe=metrics.reconciled,
         )
         parts = [
-            keeping,
+            _task("lease", self._keep()),
             _task("queue", work.run()),
             _task(
                 "kopf",
@@ -158,18 +156,30 @@ class Operator:
                     settings=controllers.settings(),
                     standalone=True,
                     namespaces=settings.watchNamespaces,
-                    stop_flag=self._stopping,
+                    ready_flag=started,
                 ),
             ),
         ]
         try:
-            done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait([_task("kopf started", started.wait()), *parts], return_when=FIRST)
+            # kopf takes the signals for itself when it starts, and stopping is more than kopf.
+            await asyncio.sleep(0.5)
+            self._take_signals()
+            done, _ = await asyncio.wait(parts, return_when=FIRST)
             for part in done:
                 part.result()
         finally:
             for part in parts:
                 part.cancel()
             await asyncio.gather(*parts, return_exceptions=True)
+
+    async def _keep(self) -> None:
+        try:
+            await self._leader.keep()
+        except leader.LostError as err:
+            # Another replica may reconcile from now on: not one more write, no tidying up.
+            LOG.error("no longer the leader, ending at once", error=str(err))
+            os._exit(1)
 
     async def _check_resources(self) -> None:
         """The CRDs must be there: kopf would wait for them without a word."""
