@@ -40,7 +40,8 @@
  *
  * Source mode: prints "chrek: Checkpoint refused: <Reason>: <message>" (there was no tree, or the
  * agent said so) or "chrek: Checkpoint interrupted: ..." and exits 75, so that the Job retries, for
- * the same four Reasons. Until there is a tree, the times of state asking hold.
+ * the same four Reasons (also InitFailed and ForkFailed: the node is out of something). Until there
+ * is a tree, the times of state asking hold.
  *   "capture": start the tree (the agent has set ns_last_pid), answer "started <pid>"; ignored
  *       when it runs. There is no deadline from here on: models take long to load.
  *   "cold <Reason> <message>" or "failed ...": refused.

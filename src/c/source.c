@@ -288,6 +288,8 @@ _Noreturn void source_main(const struct options *options)
 	};
 	signals_take();
 	source.events.signals = signals_open();
+	if (source.events.signals < 0)
+		give_up(&source, "InitFailed", "signalfd: ", strerror(errno));
 	agent_open(&source.agent, options->socket_path);
 	reach(&source, reach_until);
 

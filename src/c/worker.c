@@ -296,9 +296,15 @@ _Noreturn void worker_main(const struct options *options)
 		.on_exit = on_exit_remember,
 	};
 	signals_take();
-	worker.events.signals = signals_open();
 	agent_open(&worker.agent, options->socket_path);
 
+	worker.events.signals = signals_open();
+	if (worker.events.signals < 0) {
+		/* A cold worker needs none; the end of a restored one would not be seen. */
+		worker.verdict =
+			(struct verdict){"AgentUnavailable", "signalfd: ", strerror(errno)};
+		fall_back(&worker);
+	}
 	if (ask(&worker) == STEP_RESTORING && await_restore(&worker) == STEP_RESTORED) {
 		agent_close(&worker.agent);
 		supervise(&worker);
