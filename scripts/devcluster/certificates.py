@@ -37,6 +37,7 @@ def ensure(where: cache.Cache) -> None:
     commands.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256",
          "-nodes", "-days", f"{VALID_DAYS}", "-subj", "/CN=chrek development cluster",
+         "-addext", "keyUsage=critical,keyCertSign,digitalSignature,keyEncipherment",
          "-keyout", f"{pki / 'ca.key'}", "-out", f"{pki / 'ca.crt'}"]
     )  # fmt: skip
     commands.run(

@@ -80,7 +80,7 @@ def in_cluster(
             hint="set KUBECONFIG to a kubeconfig file, or run in a pod",
         )
     try:
-        tls = ssl.create_default_context(cafile=os.fspath(directory / "ca.crt"))
+        tls = lenient(ssl.create_default_context(cafile=os.fspath(directory / "ca.crt")))
         namespace = (directory / "namespace").read_text().strip()
     except OSError as err:
         raise errors.ConfigError(
@@ -129,13 +129,23 @@ def _named(raw: Mapping[str, Any], plural: str, singular: str, name: str) -> dic
 
 def _tls(cluster: Mapping[str, Any], user: Mapping[str, Any], base: pathlib.Path) -> ssl.SSLContext:
     ca = _pem(cluster, "certificate-authority", base)
-    tls = ssl.create_default_context(cadata=ca.decode() if ca else None)
+    tls = lenient(ssl.create_default_context(cadata=ca.decode() if ca else None))
     if cluster.get("insecure-skip-tls-verify"):
         tls.check_hostname = False
         tls.verify_mode = ssl.CERT_NONE
     certificate, key = _pem(user, "client-certificate", base), _pem(user, "client-key", base)
     if certificate and key:
         load_certificate(tls, certificate + b"\n" + key)
+    return tls
+
+
+def lenient(tls: ssl.SSLContext) -> ssl.SSLContext:
+    """Accept clusters' certificate authorities as every other Kubernetes client does.
+
+    Python 3.13 refuses those without a key usage or an authority key identifier, which many
+    clusters have, older ones of the large clouds among them. Names and signatures are verified.
+    """
+    tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
     return tls
 
 
