@@ -1,0 +1,127 @@
+"""The Job that is made of a DynamoCheckpoint."""
+
+import copy
+import json
+
+import pytest
+
+from chrek import errors
+from chrek.operator import jobs
+from fakes import operator
+
+HASH = "5941a4cb3c363457"
+MAIN = {
+    "name": "main",
+    "image": "vllm:1",
+    "command": ["python3", "-m", "dynamo.vllm"],
+    "args": ["--model", "m"],
+    "livenessProbe": {"exec": {}},
+    "startupProbe": {"exec": {}},
+    "readinessProbe": {"httpGet": {"path": "/health", "port": 1}},
+    "lifecycle": {"preStop": {}},
+    "resources": {"limits": {"nvidia.com/gpu": "1"}},
+}
+
+
+def checkpoint(spec=None, job=None, **template):
+    pods = {"spec": {"containers": [copy.deepcopy(MAIN)], **(spec or {})}, **template}
+    return {
+        "metadata": {"name": "my-ckpt", "namespace": "ns", "uid": "u1", "generation": 3},
+        "spec": {"identity": {}, "job": {"podTemplateSpec": pods, **(job or {})}},
+    }
+
+
+def build(item):
+    return jobs.build(item, identity_hash=HASH, settings=operator.SETTINGS)
+
+
+def test_the_job():
+    item = checkpoint()
+    before = copy.deepcopy(item)
+    job = build(item)
+    assert item == before
+    assert job["metadata"]["name"] == f"checkpoint-{HASH}"
+    assert job["metadata"]["labels"]["nvidia.com/chrek-is-checkpoint-source"] == "true"
+    assert job["metadata"]["labels"]["nvidia.com/checkpoint-source"] == "true"
+    assert jobs.owner_uid(job) == "u1"
+    spec = job["spec"]
+    assert (spec["backoffLimit"], spec["activeDeadlineSeconds"]) == (3, 3600)
+    assert "ttlSecondsAfterFinished" not in spec
+    pod = spec["template"]
+    assert pod["spec"]["restartPolicy"] == "Never"
+    assert pod["metadata"]["labels"]["nvidia.com/chrek-managed"] == "true"
+    assert json.loads(pod["metadata"]["annotations"]["nvidia.com/chrek-capture"]) == {
+        "checkpoint": "my-ckpt",
+        "identityHash": HASH,
+        "readiness": "auto",
+    }
+    assert pod["metadata"]["annotations"]["nvidia.com/chrek-container"] == "main"
+
+
+def test_numbers_of_the_job():
+    numbers = {"backoffLimit": 0, "activeDeadlineSeconds": 60, "ttlSecondsAfterFinished": 0}
+    spec = build(checkpoint(job=numbers))["spec"]
+    assert {key: spec[key] for key in numbers} == numbers
+
+
+def test_the_captured_container():
+    (main,) = build(checkpoint())["spec"]["template"]["spec"]["containers"]
+    assert main["command"] == [
+        *["/chrek/chrek-init", "--source", "--wait", "300", "--"],
+        *["python3", "-m", "dynamo.vllm", "--model", "m"],
+    ]
+    for removed in ("args", "livenessProbe", "startupProbe", "lifecycle"):
+        assert removed not in main
+    assert main["readinessProbe"] == MAIN["readinessProbe"]
+    assert main["resources"] == MAIN["resources"]
+
+
+def test_labels_are_replaced_and_annotations_kept():
+    """No Service of the user's may select the pod that is being captured."""
+    given = {
+        "labels": {"app": "my-llm"},
+        "annotations": {"k8s.v1.cni.cncf.io/networks": "rdma", "nvidia.com/chrek-checkpoint": "x"},
+    }
+    metadata = build(checkpoint(metadata=given))["spec"]["template"]["metadata"]
+    assert "app" not in metadata["labels"]
+    assert metadata["annotations"]["k8s.v1.cni.cncf.io/networks"] == "rdma"
+    assert "nvidia.com/chrek-checkpoint" not in metadata["annotations"]
+    assert metadata["annotations"]["sidecar.istio.io/inject"] == "false"
+    assert metadata["annotations"]["linkerd.io/inject"] == "disabled"
+    assert metadata["annotations"]["karpenter.sh/do-not-disrupt"] == "true"
+
+
+def test_the_rest_of_the_pod_passes_through():
+    given = {
+        "nodeSelector": {"gpu": "a"},
+        "imagePullSecrets": [{"name": "s"}],
+        "restartPolicy": "Always",
+        "initContainers": [{"name": "proxy", "image": "p", "restartPolicy": "Always"}],
+        "fieldOfTheFuture": [1],
+    }
+    spec = build(checkpoint(spec=given))["spec"]["template"]["spec"]
+    assert spec["nodeSelector"] == {"gpu": "a"}
+    assert spec["imagePullSecrets"] == [{"name": "s"}]
+    assert spec["fieldOfTheFuture"] == [1]
+    assert [c["name"] for c in spec["initContainers"]] == ["chrek-init", "proxy"]
+    assert spec["restartPolicy"] == "Never"
+
+
+OTHER = {"name": "proxy", "image": "p"}
+
+
+@pytest.mark.parametrize(
+    ("spec", "job", "reason", "message"),
+    [
+        ({"containers": [MAIN, OTHER]}, {}, "Unsupported", "native sidecars"),
+        ({"containers": [MAIN]}, {"container": "x"}, "ContainerUnknown", "no container is named"),
+        ({"containers": [OTHER]}, {}, "CommandUnknown", "has no `command`"),
+        ({"hostNetwork": True}, {}, "HostNamespace", "hostNetwork"),
+        ({"volumes": [{"name": "chrek"}]}, {}, "MountPathTaken", "a volume named chrek"),
+    ],
+)
+def test_what_is_refused(spec, job, reason, message):
+    with pytest.raises(errors.UnsupportedError) as caught:
+        build(checkpoint(spec=copy.deepcopy(spec), job=job))
+    assert caught.value.reason == reason
+    assert message in str(caught.value)
