@@ -165,16 +165,24 @@ def decode(index: bytes, volumes: int, data_bytes: int) -> list[Entry]:
     return entries
 
 
-def apply(entries: list[Entry], data: BinaryIO, roots: dict[int, int], exclusive: set[int]) -> int:
+def apply(
+    entries: list[Entry],
+    data: BinaryIO,
+    roots: dict[int, int],
+    *,
+    replace: set[int],
+    mirror: set[int],
+) -> int:
     """Put files into a new container.
-
-    Files of an exclusive volume replace what is there; elsewhere nothing is overwritten.
 
     Args:
         entries: in the order they were captured, parents first.
         data: the data file, read from its start.
         roots: volume index -> descriptor of its root directory; volumes not in it are passed over.
-        exclusive: volumes that nobody else sees.
+        replace: volumes in which captured files replace what is there; elsewhere nothing is
+            overwritten.
+        mirror: volumes from which everything that was not captured is removed first. Never the
+            root file system: its archive holds only what differs from the image.
 
     Returns:
         Number of entries that were put in place.
@@ -183,9 +191,8 @@ def apply(entries: list[Entry], data: BinaryIO, roots: dict[int, int], exclusive
         ArtifactError: the container has something else at a path, such as a link.
     """
     count = 0
-    for volume in sorted(exclusive & roots.keys()):
-        if any(e.volume == volume and not e.path for e in entries):
-            _remove_others(roots[volume], {e.path for e in entries if e.volume == volume})
+    for volume in sorted(mirror & roots.keys()):
+        _remove_others(roots[volume], {e.path for e in entries if e.volume == volume})
     for entry in entries:
         stored = sum(length for _, length in entry.extents)
         if entry.volume not in roots:
@@ -193,7 +200,7 @@ def apply(entries: list[Entry], data: BinaryIO, roots: dict[int, int], exclusive
             continue
         start = data.tell()
         try:
-            _put(entry, data, roots[entry.volume], replace=entry.volume in exclusive)
+            _put(entry, data, roots[entry.volume], replace=entry.volume in replace)
             count += 1
         except OSError as err:
             # EXDEV: a file that the runtime or a volume mounts here in the new container.

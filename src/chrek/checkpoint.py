@@ -11,6 +11,7 @@ import dataclasses
 import os
 import pathlib
 import platform
+import signal
 import time
 from collections.abc import Callable
 
@@ -75,30 +76,31 @@ def capture(
     stdio = [os.readlink(f"/proc/{wanted.root_pid}/fd/{number}") for number in range(3)]
     stage = store.stage(wanted.identity_hash, wanted.variant)
     done: list[Captured] = []
-    try:
-        with contextlib.ExitStack() as stack:
-            pidfd = os.pidfd_open(wanted.root_pid)
-            stack.callback(os.close, pidfd)
-            images_fd = os.open(stage.images, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-            stack.callback(os.close, images_fd)
-            criu = stack.enter_context(
-                service.Service(
-                    pidfd, images_fd, log_path=stage.images / DUMP_LOG, deadline=deadline
-                )
-            )
-            started = time.monotonic()
+    started = time.monotonic()
 
-            def notified(script: str, _pid: int) -> None:
-                if script != "post-dump":
-                    return
-                seconds["dump"] = round(time.monotonic() - started, 6)
-                done.append(_finish(wanted, store, stage, mounts, stdio, logger, seconds))
-                on_committed(done[0])
+    def notified(script: str, _pid: int) -> None:
+        if script == "post-dump":
+            seconds["dump"] = round(time.monotonic() - started, 6)
+            captured = _finish(wanted, store, stage, mounts, stdio, logger, seconds)
+            on_committed(captured)
+            done.append(captured)
 
-            criu.dump(procfs.status(wanted.root_pid).nspids[-1], notified)
-    except BaseException:
-        store.discard(stage)
-        raise
+    with contextlib.ExitStack() as stack:
+        root_pidfd = os.pidfd_open(wanted.root_pid)
+        stack.callback(os.close, root_pidfd)
+        images_fd = os.open(stage.images, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        stack.callback(os.close, images_fd)
+        log_path = stage.images / DUMP_LOG
+        try:
+            with service.Service(root_pidfd, images_fd, log_path=log_path, deadline=deadline) as it:
+                it.dump(procfs.status(wanted.root_pid).nspids[-1], notified)
+        except BaseException as err:
+            # With the tree PID 1 ends, and with PID 1 CRIU, whether it has answered or not.
+            if not done or not isinstance(err, errors.CriuError):
+                store.discard(stage)
+                raise
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(root_pidfd, signal.SIGKILL)
     return done[0]
 
 
@@ -218,7 +220,10 @@ def _upper_directory(mounts: list[procfs.Mount]) -> int:
             f"the container's root file system is {top.fs_type}, not overlay",
             hint="use the container runtime's overlayfs snapshotter",
         )
-    host = rootfd.process_root(1)
+    try:
+        host = rootfd.process_root(1)
+    except PermissionError:  # Not the agent: this process sees what mounted the container.
+        host = rootfd.process_root(os.getpid())
     try:
         flags = os.O_RDONLY | os.O_DIRECTORY
         return rootfd.open_below(host, upper, flags, resolve=rootfd.RESOLVE_IN_ROOT)

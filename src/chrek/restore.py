@@ -84,12 +84,18 @@ def restore(
             _put_files(small, described, init_pid, volumes, logger)
         with step("criu"):
             stack.enter_context(_page_files(artifact, staging))
-            _run_criu(
-                *(described, init_pid, pidfd, staging, pages),
-                deadline=begin + timeout_seconds,
-                progress=progress,
-                seconds=seconds,
-            )
+            try:
+                _run_criu(
+                    *(described, init_pid, pidfd, staging, pages),
+                    deadline=begin + timeout_seconds,
+                    progress=progress,
+                    seconds=seconds,
+                )
+            except errors.CriuError:
+                # CRIU stumbles over damaged pages in its own words; say what is really wrong.
+                for future in pages:
+                    future.result()
+                raise
     return Restored(seconds=seconds, total_seconds=round(time.monotonic() - begin, 6))
 
 
@@ -193,19 +199,21 @@ def _put_files(
         root = rootfd.process_root(init_pid)
         stack.callback(os.close, root)
         roots: dict[int, int] = {}
-        exclusive: set[int] = set()
+        mirror: set[int] = set()
         for index, volume in enumerate(described.volumes):
             found = [m for m in mounts if m.mount_point == volume.path]
-            if not found or (volume.path != "/" and volume.path not in volumes):
+            if not found or (index and volume.path not in volumes):
                 continue
             if found[-1].read_only:
                 continue
             fd = rootfd.mount(root, volume.path, found[-1].mount_id)
             stack.callback(os.close, fd)
             roots[index] = fd
-            if volume.exclusive and volumes.get(volume.path, volume.path == "/"):
-                exclusive.add(index)
-        count = archive.apply(entries, io.BytesIO(data), roots, exclusive)
+            if index and volume.exclusive and volumes[volume.path]:
+                mirror.add(index)
+        count = archive.apply(
+            entries, io.BytesIO(data), roots, replace={0, *mirror}, mirror=mirror
+        )
     logger.debug("files", entries=len(entries), put=count, bytes=len(data))
 
 

@@ -280,17 +280,15 @@ class Service:
 
 
 def log_extract(path: pathlib.Path) -> str:
-    """The error lines of a CRIU log with five lines before each, else its tail."""
+    """The error lines of a CRIU log with five lines before each, and its last ten lines."""
     try:
         lines = path.read_text(errors="replace").splitlines()
     except OSError:
         return ""
-    wanted: set[int] = set()
+    wanted = set(range(max(0, len(lines) - 10), len(lines)))
     for number, line in enumerate(lines):
         if "Error" in line:
             wanted.update(range(max(0, number - 5), number + 1))
-    if not wanted:
-        return "\n".join(lines[-10:])
     return "\n".join(lines[number] for number in sorted(wanted))
 
 

@@ -1,0 +1,152 @@
+"""A container without a container runtime: namespaces, an overlay root, chrek-init as PID 1.
+
+The test plays the agent on the socket, so that capture and restore are exercised without a cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Iterator
+
+from chrek import process, procfs
+
+CACHE = pathlib.Path(os.environ.get("CHREK_CACHE", pathlib.Path.home() / ".cache/chrek"))
+ROOT = CACHE / "node/root"
+"""A Debian root with python3 in it; `scripts/cluster` makes it."""
+
+_START = r"""
+set -e
+cd "$DIRECTORY"
+mount -t overlay overlay -o "lowerdir=$LOWER,upperdir=$PWD/upper,workdir=$PWD/work" root
+cd root
+mkdir -p proc dev sys chrek old
+mount -t proc proc proc
+mount -t tmpfs dev dev
+mknod -m 666 dev/null c 1 3
+mknod -m 666 dev/zero c 1 5
+mknod -m 666 dev/random c 1 8
+mknod -m 666 dev/urandom c 1 9
+mkdir dev/shm
+mount -t tmpfs shm dev/shm
+mount --bind "$DIRECTORY/chrek" chrek
+ip link set lo up
+hostname "$HOSTNAME"
+pivot_root . old
+umount -l /old
+rmdir /old
+unset DIRECTORY LOWER
+exec "$@" </dev/null
+"""
+
+
+class Container:
+    """One container; PID 1 is chrek-init."""
+
+    def __init__(self, directory: pathlib.Path, name: str, *init_argv: str) -> None:
+        self.directory = directory
+        for part in ("upper", "work", "root", "chrek"):
+            (directory / part).mkdir(parents=True)
+        shutil.copy(process.LIBEXEC / "chrek-init", directory / "chrek/chrek-init")
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(directory / "chrek/agent.sock"))
+        listener.listen()
+        listener.settimeout(10)
+        argv = ["unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--fork"]
+        argv += ["--propagation", "private", "sh", "-c", _START, "sh"]
+        argv += ["/chrek/chrek-init", *init_argv]
+        self._unshare = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env={
+                "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
+                "HOSTNAME": name,
+                "DIRECTORY": str(directory),
+                "LOWER": str(ROOT),
+            },
+        )
+        self.output = ""
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+        try:
+            self.agent, _ = listener.accept()
+        except TimeoutError as err:
+            self.stop()
+            raise AssertionError(f"chrek-init never called: {self.output}") from err
+        finally:
+            listener.close()
+        self.agent.settimeout(10)
+        self._lines = self.agent.makefile("r")
+        self.pid = procfs.children(self._unshare.pid)[0]
+
+    def _read(self) -> None:
+        assert self._unshare.stdout
+        for line in self._unshare.stdout:
+            self.output += line.decode(errors="replace")
+
+    def receive(self) -> str:
+        return self._lines.readline().rstrip("\n")
+
+    def send(self, line: str) -> None:
+        self.agent.sendall(line.encode() + b"\n")
+
+    def child(self, nspid: int) -> int:
+        """Host pid of a child of PID 1."""
+        found = [p for p in procfs.children(self.pid) if procfs.status(p).nspids[-1] == nspid]
+        assert found, f"no child {nspid} of PID 1"
+        return found[0]
+
+    def request(self, text: str, port: int = 8000) -> str:
+        """Ask the worker over TCP inside the container's network namespace."""
+        code = (
+            "import socket,sys\n"
+            f"s=socket.create_connection(('127.0.0.1',{port}),5)\n"
+            f"s.sendall({text!r}.encode()+b'\\n')\n"
+            "sys.stdout.write(s.makefile().readline())"
+        )
+        argv = ["nsenter", "-t", str(self.pid), "-n", "python3", "-c", code]
+        done = subprocess.run(argv, capture_output=True, text=True, timeout=10, check=False)
+        assert done.returncode == 0, done.stderr + self.output
+        return done.stdout.strip()
+
+    def wait_for(self, text: str, seconds: float = 10) -> None:
+        deadline = time.monotonic() + seconds
+        while text not in self.output:
+            assert time.monotonic() < deadline, f"{text!r} not in {self.output!r}"
+            time.sleep(0.01)
+
+    def wait(self, seconds: float = 10) -> int:
+        """Exit code of PID 1."""
+        code = self._unshare.wait(timeout=seconds)
+        self._reader.join(timeout=5)
+        return code
+
+    def stop(self) -> None:
+        if self._unshare.poll() is None:
+            with contextlib.suppress(ProcessLookupError, IndexError):
+                os.kill(procfs.children(self._unshare.pid)[0], signal.SIGKILL)
+            self._unshare.kill()
+            self._unshare.wait()
+        with contextlib.suppress(AttributeError):
+            self.agent.close()
+        if self._unshare.stdout:
+            self._reader.join(timeout=5)
+            self._unshare.stdout.close()
+
+
+@contextlib.contextmanager
+def container(directory: pathlib.Path, name: str, *init_argv: str) -> Iterator[Container]:
+    made = Container(directory / name, name, *init_argv)
+    try:
+        yield made
+    finally:
+        made.stop()
