@@ -21,7 +21,8 @@ def loaded(statement):
     ("statement", "forbidden"),
     [
         ("import chrek.agent.main", HEAVY),
-        ("import chrek.operator.main", {"kubernetes", "jsonschema", "click"}),
+        # kopf itself loads the official client where it is installed.
+        ("import chrek.operator.main", {"jsonschema", "click"}),
         ("import chrek.cli", HEAVY - {"click"} | {"aiohttp", "google", "yaml", "msgspec"}),
         ("import chrek.cli.hash_command", HEAVY - {"click"} | {"aiohttp", "google"}),
     ],
