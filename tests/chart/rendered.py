@@ -1,0 +1,43 @@
+"""Questions to rendered documents."""
+
+from __future__ import annotations
+
+CLUSTER_SCOPED = {
+    "ClusterRole",
+    "ClusterRoleBinding",
+    "MutatingWebhookConfiguration",
+    "ValidatingAdmissionPolicy",
+    "ValidatingAdmissionPolicyBinding",
+}
+
+
+def name(document):
+    return document["metadata"]["name"]
+
+
+def find(documents, kind, wanted):
+    """The one object of this kind and name."""
+    (found,) = [d for d in documents if d["kind"] == kind and name(d) == wanted]
+    return found
+
+
+def of_kind(documents, *kinds):
+    return [document for document in documents if document["kind"] in kinds]
+
+
+def annotations(document):
+    return document["metadata"].get("annotations") or {}
+
+
+def events(document):
+    """The Helm hook events of an object; none for an ordinary one."""
+    return [event for event in annotations(document).get("helm.sh/hook", "").split(",") if event]
+
+
+def pod_templates(documents):
+    """Every pod that the documents make, as `(owner, pod template)`."""
+    for document in documents:
+        if document["kind"] in ("DaemonSet", "Deployment", "Job"):
+            yield document, document["spec"]["template"]
+        elif document["kind"] == "Pod":
+            yield document, document

@@ -1,0 +1,275 @@
+"""What the chart renders fits together, and the programs can read it."""
+
+import pathlib
+import re
+
+import pytest
+import yaml
+
+import chrek
+from chart import rendered
+from chrek import config, identity
+from chrek.hooks import program, settings
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+CHART = ROOT / "charts" / "chrek"
+VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
+
+pytestmark = pytest.mark.helm
+
+
+@pytest.fixture(scope="module")
+def defaults(helm):
+    return helm.template()
+
+
+@pytest.fixture(scope="module", params=VALUES, ids=lambda path: path.name.partition("-values")[0])
+def documents(helm, request):
+    return helm.template(f"--values={request.param}")
+
+
+def write(directory, document):
+    """The files of a ConfigMap as a pod sees them."""
+    for key, text in document["data"].items():
+        (directory / key).write_text(text)
+
+
+def test_the_programs_load_their_configuration(documents, tmp_path):
+    maps = [d for d in rendered.of_kind(documents, "ConfigMap") if "agent.yaml" in d["data"] or {}]
+    if not rendered.of_kind(documents, "DaemonSet"):
+        assert maps == []
+        return
+    (found,) = maps
+    write(tmp_path, found)
+    agent = config.load(tmp_path / "agent.yaml", config.AgentConfig)
+    (daemon_set,) = rendered.of_kind(documents, "DaemonSet")
+    container = daemon_set["spec"]["template"]["spec"]["containers"][0]
+    mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+    assert mounts["store"] == agent.storage.pvc.basePath
+    assert mounts["signals"] == agent.signalHostPath
+    assert mounts["kubelet"] == agent.kubeletRoot
+    assert mounts["staging"] == agent.stagingPath
+    assert container["ports"][0]["containerPort"] == agent.httpPort
+    grace = daemon_set["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    assert grace > agent.dumpTimeoutSeconds
+    if not rendered.of_kind(documents, "Deployment"):
+        assert "operator.yaml" not in found["data"]
+        return
+    operator = config.load(tmp_path / "operator.yaml", config.OperatorConfig)
+    assert (operator.release, operator.storage) == (agent.release, agent.storage)
+    assert operator.watchNamespaces == agent.watchNamespaces
+    rendered.find(documents, "MutatingWebhookConfiguration", operator.webhookName)
+    rendered.find(documents, "Service", operator.webhookServiceName)
+    rendered.find(documents, "ServiceAccount", operator.agentServiceAccountName)
+    (deployment,) = rendered.of_kind(documents, "Deployment")
+    ports = deployment["spec"]["template"]["spec"]["containers"][0]["ports"]
+    assert [port["containerPort"] for port in ports] == [operator.httpPort, operator.webhookPort]
+
+
+def test_the_hooks_load_their_configuration(documents, tmp_path):
+    maps = [
+        d for d in rendered.of_kind(documents, "ConfigMap") if "hooks.yaml" in d.get("data", {})
+    ]
+    if not rendered.of_kind(documents, "Job"):
+        assert maps == []
+        return
+    (found,) = maps
+    write(tmp_path, found)
+    loaded = settings.load(tmp_path / "hooks.yaml")
+    for index, raw in enumerate(loaded.identities):
+        identity.parse(raw, f"identities[{index}]")
+    assert loaded.allowed_unavailable(10) >= 0
+    daemon_sets = rendered.of_kind(documents, "DaemonSet")
+    assert [loaded.agentName] == ([rendered.name(d) for d in daemon_sets] or [""])
+    pod = settings.load_pod(tmp_path / "agent-pod.yaml")
+    if not daemon_sets:
+        assert pod is None
+        return
+    template = daemon_sets[0]["spec"]["template"]
+    # The very pod of the DaemonSet; its account does not exist before the installation.
+    assert pod["spec"].pop("serviceAccountName") == rendered.name(found)
+    template["spec"].pop("serviceAccountName")
+    assert pod["spec"] == template["spec"]
+    assert loaded.agentLabels.items() <= template["metadata"]["labels"].items()
+
+
+def test_the_worker_of_the_test_is_a_pod(defaults):
+    text = rendered.find(defaults, "ConfigMap", "chrek-test")["data"]["worker.yaml"]
+    worker = yaml.safe_load(text)
+    (container,) = worker["containers"]
+    assert container["name"] == "main"
+    assert container["command"] == ["python3", "-m", "chrek.hooks.counter"]
+
+
+def test_every_account_exists(documents):
+    accounts = {
+        (d["metadata"]["namespace"], rendered.name(d))
+        for d in rendered.of_kind(documents, "ServiceAccount")
+    }
+    wanted = {
+        (owner["metadata"]["namespace"], template["spec"]["serviceAccountName"])
+        for owner, template in rendered.pod_templates(documents)
+    }
+    bound = {
+        (subject["namespace"], subject["name"])
+        for d in rendered.of_kind(documents, "RoleBinding", "ClusterRoleBinding")
+        for subject in d["subjects"]
+    }
+    assert wanted == accounts == bound
+
+
+def test_every_binding_has_its_role(documents):
+    roles = {
+        (d["kind"], d["metadata"].get("namespace"), rendered.name(d))
+        for d in rendered.of_kind(documents, "Role", "ClusterRole")
+    }
+    bound = {
+        (d["roleRef"]["kind"], d["metadata"].get("namespace"), d["roleRef"]["name"])
+        for d in rendered.of_kind(documents, "RoleBinding", "ClusterRoleBinding")
+    }
+    assert roles == bound
+
+
+def test_no_role_asks_for_everything(documents):
+    for role in rendered.of_kind(documents, "Role", "ClusterRole"):
+        for rule in role["rules"]:
+            assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"], role
+
+
+def test_names_and_labels(documents):
+    for document in documents:
+        metadata = document["metadata"]
+        assert ("namespace" in metadata) != (document["kind"] in rendered.CLUSTER_SCOPED), metadata
+        assert len(metadata["name"]) <= 63
+        assert set(metadata["labels"]) == {
+            "helm.sh/chart",
+            "app.kubernetes.io/name",
+            "app.kubernetes.io/instance",
+            "app.kubernetes.io/component",
+            "app.kubernetes.io/version",
+            "app.kubernetes.io/managed-by",
+            "app.kubernetes.io/part-of",
+        }
+
+
+def test_names_are_unique(documents):
+    keys = [(d["kind"], d["metadata"].get("namespace"), rendered.name(d)) for d in documents]
+    assert len(keys) == len(set(keys))
+
+
+def test_two_releases_share_nothing(helm):
+    first = helm.template(namespace="one")
+    second = helm.template(namespace="two")
+
+    def keys(documents):
+        return {(d["kind"], d["metadata"].get("namespace"), rendered.name(d)) for d in documents}
+
+    assert keys(first) & keys(second) == set()
+
+    def host_paths(documents):
+        (daemon_set,) = rendered.of_kind(documents, "DaemonSet")
+        volumes = daemon_set["spec"]["template"]["spec"]["volumes"]
+        return {v["hostPath"]["path"] for v in volumes if v.get("name") == "signals"}
+
+    assert host_paths(first) & host_paths(second) == set()
+
+
+def test_selectors_never_change_with_the_version(documents):
+    for document in rendered.of_kind(documents, "DaemonSet", "Deployment"):
+        labels = document["spec"]["selector"]["matchLabels"]
+        assert not {"helm.sh/chart", "app.kubernetes.io/version"} & set(labels)
+        assert labels.items() <= document["spec"]["template"]["metadata"]["labels"].items()
+
+
+def test_only_the_agent_has_privileges(documents):
+    for owner, template in rendered.pod_templates(documents):
+        pod = template["spec"]
+        if owner["kind"] == "DaemonSet":
+            assert not pod.get("hostNetwork")
+            assert not pod.get("hostIPC")
+            continue
+        assert pod["securityContext"]["runAsNonRoot"] is True, rendered.name(owner)
+        assert not any("hostPath" in volume for volume in pod.get("volumes", []))
+        for container in pod["containers"]:
+            assert container["securityContext"]["allowPrivilegeEscalation"] is False
+            assert container["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+
+
+def test_every_host_path_and_privilege_says_why():
+    text = (CHART / "templates" / "agent" / "_pod.tpl").read_text()
+    mounts = text.partition("volumeMounts:")[2].partition("\n  volumes:")[0]
+    entries = re.findall(r"((?: +# .*\n)*) +- name: (\w+)", mounts)
+    assert len(entries) == 6
+    assert [mount for comment, mount in entries if not comment] == []
+    for word in ("hostPID: true", "privileged: true"):
+        before = text.partition(word)[0].rstrip().splitlines()[-1]
+        assert before.strip().startswith("#"), word
+
+
+def test_hooks_of_an_event_have_distinct_weights(documents):
+    by_event = {}
+    for document in documents:
+        for event in rendered.events(document):
+            weight = int(rendered.annotations(document).get("helm.sh/hook-weight", 0))
+            by_event.setdefault(event, []).append((weight, document["kind"]))
+    by_event.pop("test", None)
+    for event, found in by_event.items():
+        weights = [weight for weight, _ in found]
+        assert len(weights) == len(set(weights)), event
+        order = [kind for _, kind in sorted(found)]
+        assert order[0] == "ServiceAccount"
+        assert order[-1] == "Job"
+        assert sorted(found)[-1][0] == 0
+
+
+def test_the_claim_is_never_a_hook(documents):
+    for claim in rendered.of_kind(documents, "PersistentVolumeClaim"):
+        assert rendered.events(claim) == []
+        assert rendered.annotations(claim)["helm.sh/resource-policy"] == "keep"
+
+
+def test_hook_programs_exist(defaults):
+    commands = [
+        template["spec"]["containers"][0]["command"]
+        for owner, template in rendered.pod_templates(defaults)
+        if rendered.events(owner)
+    ]
+    files = {pathlib.Path(command[1]).name for command in commands}
+    assert files == {path.name for path in (ROOT / "hooks").glob("*.py")}
+    for name in files:
+        assert (
+            f"from chrek.hooks import {name.removesuffix('.py')}\n"
+            in (ROOT / "hooks" / name).read_text()
+        )
+
+
+def test_hook_files_are_where_the_program_looks(defaults):
+    job = rendered.find(defaults, "Job", "chrek-pre-upgrade")
+    mounts = job["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    paths = {mount["name"]: pathlib.Path(mount["mountPath"]) for mount in mounts}
+    assert paths == {"config": program.DIRECTORY, "crds": program.CRDS}
+
+
+def test_versions_agree():
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert chart["version"] == chart["appVersion"] == chrek.__version__
+    listed = {
+        entry["name"] for entry in yaml.safe_load(chart["annotations"]["artifacthub.io/crds"])
+    }
+    files = [yaml.safe_load(path.read_text()) for path in (CHART / "crds").glob("*.yaml")]
+    assert listed == {rendered.name(crd) for crd in files}
+    for text in (value for key, value in chart["annotations"].items() if "crds" in key):
+        assert yaml.safe_load(text)
+
+
+def test_crds_carry_the_mark_that_the_upgrade_looks_for():
+    from chrek.hooks import cluster_checks
+
+    for path in (CHART / "crds").glob("*.yaml"):
+        assert not cluster_checks.is_foreign(yaml.safe_load(path.read_text())), path.name
+
+
+def test_a_release_is_small(helm):
+    """Helm keeps chart and manifest, compressed, in a Secret of at most 1 MiB."""
+    size = sum(path.stat().st_size for path in CHART.rglob("*") if path.is_file())
+    assert size < 400_000
