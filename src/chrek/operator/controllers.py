@@ -7,11 +7,13 @@ finalizers nor annotations, and the state lives in the objects' status alone.
 from __future__ import annotations
 
 import logging
+import ssl
 from typing import Any
 
 import kopf
 
 from chrek import errors, identity, names
+from chrek.kube import credentials
 from chrek.operator import cache as cache_module
 from chrek.operator import jobs, queue, workloads
 
@@ -50,6 +52,13 @@ def quiet() -> None:
     logger.addFilter(_lean)
 
 
+class _Connection(kopf.ConnectionInfo):
+    """Verifies the API server as our own client does."""
+
+    def as_ssl_context(self) -> ssl.SSLContext:
+        return credentials.lenient(super().as_ssl_context())
+
+
 def _lean(record: logging.LogRecord) -> bool:
     for field in ("settings", "k8s_skip"):
         record.__dict__.pop(field, None)
@@ -64,7 +73,8 @@ def registry(cache: cache_module.Cache, work: queue.Queue) -> kopf.OperatorRegis
 
     @kopf.on.login(registry=made)
     async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-        return kopf.login_with_kubeconfig(**kwargs) or kopf.login_with_service_account(**kwargs)
+        found = kopf.login_with_kubeconfig(**kwargs) or kopf.login_with_service_account(**kwargs)
+        return _Connection(**vars(found)) if found else None
 
     @kopf.on.startup(registry=made)
     async def bind(**kwargs: Any) -> None:
