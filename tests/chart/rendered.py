@@ -25,6 +25,11 @@ def of_kind(documents, *kinds):
     return [document for document in documents if document["kind"] in kinds]
 
 
+def maps_with(documents, key):
+    """ConfigMaps that hold a file of this name."""
+    return [d for d in of_kind(documents, "ConfigMap") if key in (d.get("data") or {})]
+
+
 def annotations(document):
     return document["metadata"].get("annotations") or {}
 

@@ -9,7 +9,7 @@ import yaml
 import chrek
 from chart import rendered
 from chrek import config, identity
-from chrek.hooks import program, settings
+from chrek.hooks import cluster_checks, program, settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "chrek"
@@ -35,7 +35,7 @@ def write(directory, document):
 
 
 def test_the_programs_load_their_configuration(documents, tmp_path):
-    maps = [d for d in rendered.of_kind(documents, "ConfigMap") if "agent.yaml" in d["data"] or {}]
+    maps = rendered.maps_with(documents, "agent.yaml")
     if not rendered.of_kind(documents, "DaemonSet"):
         assert maps == []
         return
@@ -67,9 +67,7 @@ def test_the_programs_load_their_configuration(documents, tmp_path):
 
 
 def test_the_hooks_load_their_configuration(documents, tmp_path):
-    maps = [
-        d for d in rendered.of_kind(documents, "ConfigMap") if "hooks.yaml" in d.get("data", {})
-    ]
+    maps = rendered.maps_with(documents, "hooks.yaml")
     if not rendered.of_kind(documents, "Job"):
         assert maps == []
         return
@@ -87,9 +85,7 @@ def test_the_hooks_load_their_configuration(documents, tmp_path):
         return
     template = daemon_sets[0]["spec"]["template"]
     # The very pod of the DaemonSet; its account does not exist before the installation.
-    assert pod["spec"].pop("serviceAccountName") == rendered.name(found)
-    template["spec"].pop("serviceAccountName")
-    assert pod["spec"] == template["spec"]
+    assert pod["spec"] == {**template["spec"], "serviceAccountName": rendered.name(found)}
     assert loaded.agentLabels.items() <= template["metadata"]["labels"].items()
 
 
@@ -263,13 +259,11 @@ def test_versions_agree():
 
 
 def test_crds_carry_the_mark_that_the_upgrade_looks_for():
-    from chrek.hooks import cluster_checks
-
     for path in (CHART / "crds").glob("*.yaml"):
         assert not cluster_checks.is_foreign(yaml.safe_load(path.read_text())), path.name
 
 
-def test_a_release_is_small(helm):
+def test_a_release_is_small():
     """Helm keeps chart and manifest, compressed, in a Secret of at most 1 MiB."""
     size = sum(path.stat().st_size for path in CHART.rglob("*") if path.is_file())
     assert size < 400_000
