@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
+import select
 import shutil
 import signal
 import subprocess
-import time
+import sys
 from collections.abc import Iterator, Sequence
 
 import pytest
@@ -175,21 +176,17 @@ def test_environment_and_descriptors(enter: pathlib.Path, target: int) -> None:
     assert sorted(map(int, fds.split())) == [0, 1, 2, kept]
 
 
-def test_parent_holds_nothing_open(enter: pathlib.Path, target: int) -> None:
+def test_parent_holds_nothing_open(enter: pathlib.Path, superuser: None) -> None:
     """An end of file must come when the program closes its end, not when its parent does."""
     reading, writing = os.pipe()
-    pidfd = os.pidfd_open(target)
-    with opened(DASH) as executable, os.fdopen(reading, "rb") as stream:
-        script = f"exec {writing}>&-; sleep 60"
-        with subprocess.Popen(
-            [enter, "--pidfd", str(pidfd), "--exec-fd", str(executable), "--", "sh", "-c", script],
-            pass_fds=[pidfd, executable, writing],
-        ) as process:
+    script = f"import os, time; os.close({writing}); time.sleep(60)"
+    with opened(sys.executable) as program, os.fdopen(reading, "rb") as stream:
+        arguments = ["--exec-fd", str(program), "--", *container.PYTHON, script]
+        with subprocess.Popen([enter, *arguments], pass_fds=[program, writing]) as process:
             os.close(writing)
-            os.close(pidfd)
-            began = time.monotonic()
-            assert stream.read() == b""
-            assert time.monotonic() - began < 5
+            ready, _, _ = select.select([stream], [], [], container.PATIENCE_SECONDS)
+            assert ready, "somebody else holds the pipe open"
+            assert process.poll() is None
             process.kill()
 
 

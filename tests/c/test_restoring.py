@@ -27,7 +27,7 @@ def restoring(
     init: pathlib.Path, directory: pathlib.Path, *, mode: str = "exit", deadline: int = 20
 ) -> Iterator[tuple[Container, Connection]]:
     """A container whose agent has just said that it restores."""
-    command = ["sh", "-c", "echo cold pid $$; exit 42"]
+    command = ["sh", "-c", "echo cold pid $$ /proc/[1-9]*; exit 42"]
     with (
         Agent(directory) as agent,
         Container([init, "--wait", "5", "--socket", str(agent.path), "--", *command]) as running,
@@ -229,7 +229,7 @@ def test_failure_in_place(
         else:
             connection.close()
         code, out, err = running.end()
-        assert (code, out) == (42, "cold pid 1\n")
+        assert (code, out) == (42, "cold pid 1 /proc/1\n")
         assert err.startswith("chrek: Falling back to cold start: ")
         assert helper.wait(container.PATIENCE_SECONDS) == 128 + signal.SIGKILL
         assert not [pid for pid in here if pathlib.Path(f"/proc/{pid}").exists()]
