@@ -62,6 +62,14 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # Children of tests (the chrek command, agents) must not leave caches in the tree.
     os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
+    # Read by chrek.process when it is imported, so before any test.
+    os.environ.setdefault("CHREK_LIBEXEC", str(cache_directory() / "libexec"))
+
+
+def cache_directory() -> pathlib.Path:
+    """What scripts/* build: images, tools, the CRIU bundle."""
+    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
+    return pathlib.Path(os.environ.get("CHREK_CACHE") or default / "chrek")
 
 
 @pytest.fixture(scope="session")
@@ -72,15 +80,13 @@ def root() -> pathlib.Path:
 
 @pytest.fixture(scope="session")
 def cache() -> pathlib.Path:
-    """What scripts/* build: images, tools, the CRIU bundle."""
-    default = pathlib.Path(os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache")
-    return pathlib.Path(os.environ.get("CHREK_CACHE") or default / "chrek")
+    return cache_directory()
 
 
 @pytest.fixture(scope="session")
-def libexec(cache: pathlib.Path) -> pathlib.Path:
+def libexec() -> pathlib.Path:
     """chrek-enter, chrek-init and the CRIU bundle, as `scripts/build bundle` leaves them."""
-    path = pathlib.Path(os.environ.get("CHREK_LIBEXEC") or cache / "libexec")
+    path = pathlib.Path(os.environ["CHREK_LIBEXEC"])
     if not (path / "criu" / "criu").exists():
         pytest.skip(f"no CRIU bundle in {path}: run scripts/build bundle")
     return path

@@ -74,7 +74,8 @@ def _documents(file: str) -> list[Mapping[str, Any]]:
         documents = list(yaml.safe_load_all(text))
     except (OSError, UnicodeDecodeError) as err:
         reason = getattr(err, "strerror", None) or err
-        raise errors.InputError(f"{file}: cannot be read: {reason}", hint="give a YAML file") from err
+        message = f"{file}: cannot be read: {reason}"
+        raise errors.InputError(message, hint="give a YAML file") from err
     except yaml.YAMLError as err:
         raise errors.InputError(f"{file}: not YAML: {err}", hint="correct the file") from err
     flat: list[Mapping[str, Any]] = []
