@@ -11,6 +11,7 @@ import os
 import pathlib
 from collections.abc import Generator
 
+import hypothesis
 import pytest
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -62,6 +63,9 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     # Children of tests (the chrek command, agents) must not leave caches in the tree.
     os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
+    # No deadline: a busy machine is no failure. In CI the examples are the same each time.
+    hypothesis.settings.register_profile("chrek", deadline=None, derandomize=in_ci())
+    hypothesis.settings.load_profile("chrek")
     # Read by chrek.process when it is imported, so before any test.
     os.environ.setdefault("CHREK_LIBEXEC", str(cache_directory() / "libexec"))
 
