@@ -144,7 +144,8 @@ class RoundTrip:
                 "identity": self._identity,
                 "job": {
                     "activeDeadlineSeconds": max(1, int(self._timeout_seconds)),
-                    "backoffLimit": 1,
+                    # A second attempt would wait for /go, and hide the first one's reason.
+                    "backoffLimit": 0,
                     "podTemplateSpec": {"spec": self._worker},
                 },
             },
