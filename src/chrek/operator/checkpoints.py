@@ -98,7 +98,7 @@ class Checkpoints:
         except errors.ApiError as err:
             if err.status == 409:
                 return await self._taken(checkpoint, job)
-            if err.status == 422:
+            if err.status in (400, 422):
                 problem = errors.InputError(f"spec.job.podTemplateSpec: {err.message}")
                 await self._write(checkpoint, status.invalid(checkpoint, problem, now=now))
                 return None

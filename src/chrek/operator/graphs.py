@@ -101,7 +101,7 @@ class Graphs:
                 names.API_VERSION, names.CHECKPOINT_PLURAL, namespace, body
             )
         except errors.ApiError as err:
-            if err.status == 422:
+            if err.status in (400, 422):
                 raise errors.InputError(f"checkpoint.identity: {err.message}") from err
             if err.status != 409:
                 raise
@@ -139,7 +139,7 @@ class Graphs:
                     "apps/v1", "deployments", namespace, name, patch, kind=api.PatchKind.JSON
                 )
         except errors.ApiError as err:
-            if err.status == 422:
+            if err.status in (400, 422):
                 raise errors.InputError(f"extraPodSpec: {err.message}") from err
             raise
         return current

@@ -42,10 +42,11 @@ class Leader:
         self._renewed = -HELD_SECONDS
         self._seen: tuple[str, str] = ("", "")
         self._seen_at = 0.0
+        self._released = False
 
     def held(self) -> bool:
         """Whether this replica may act now."""
-        return time.monotonic() - self._renewed < HELD_SECONDS
+        return not self._released and time.monotonic() - self._renewed < HELD_SECONDS
 
     async def acquire(self) -> None:
         """Wait until this replica is the leader."""
@@ -54,32 +55,40 @@ class Leader:
         LOG.info("leading", identity=self._identity)
 
     async def keep(self) -> None:
-        """Renew for ever.
+        """Renew for ever; only sleep once released.
 
         Raises:
             LostError: the lease could not be renewed in time, or somebody else holds it.
         """
         while True:
             await asyncio.sleep(RENEW_SECONDS)
-            renewed = await self._try()
+            renewed = not self._released and await self._try()
+            if self._released:
+                continue
             if not renewed and self._seen[0] != self._identity:
                 raise LostError(f"lease {self._name} is held by {self._seen[0]!r}")
             if not self.held():
                 raise LostError(f"lease {self._name} was not renewed for {HELD_SECONDS:g} s")
 
     async def release(self) -> None:
-        """Let another replica lead without waiting."""
-        if not self.held():
+        """Let another replica lead without waiting; this one never leads again."""
+        held, self._released = self.held(), True
+        if not held:
             return
-        self._renewed = -HELD_SECONDS
-        try:
-            async with asyncio.timeout(RETRY_SECONDS):
-                lease = await self._client.get(GROUP_VERSION, "leases", self._namespace, self._name)
-                if lease["spec"].get("holderIdentity") == self._identity:
-                    lease["spec"]["holderIdentity"] = ""
-                    await self._replace(lease)
-        except (errors.ApiError, TimeoutError) as err:
-            LOG.debug("cannot release the lease", error=str(err))
+        for _ in range(3):
+            try:
+                async with asyncio.timeout(RETRY_SECONDS):
+                    await self._give_up()
+                return
+            except (errors.ApiError, TimeoutError) as err:
+                # A renewal that was under way makes a conflict.
+                LOG.debug("cannot release the lease", error=str(err))
+
+    async def _give_up(self) -> None:
+        lease = await self._client.get(GROUP_VERSION, "leases", self._namespace, self._name)
+        if lease["spec"].get("holderIdentity") == self._identity:
+            lease["spec"]["holderIdentity"] = ""
+            await self._replace(lease)
 
     async def _try(self) -> bool:
         started = time.monotonic()
@@ -92,7 +101,7 @@ class Leader:
             return False
         if taken:
             self._renewed = started
-        return taken
+        return taken and not self._released
 
     async def _take(self) -> bool:
         lease = await self._client.find(GROUP_VERSION, "leases", self._namespace, self._name)
