@@ -50,7 +50,9 @@ class Logger(logging.LoggerAdapter[logging.Logger]):
         self, msg: object, kwargs: MutableMapping[str, object]
     ) -> tuple[object, MutableMapping[str, object]]:
         passed = {k: kwargs.pop(k) for k in ("exc_info", "stack_info", "stacklevel") if k in kwargs}
-        fields = {**(self.extra or {}), **kwargs}
+        # logging raises on names that its records have already; a line must never fail.
+        mine = {f"{k}_" if k in _STANDARD else k: v for k, v in kwargs.items()}
+        fields = {**(self.extra or {}), **mine}
         kwargs.clear()
         return msg, {**passed, "extra": fields}
 

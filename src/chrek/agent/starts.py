@@ -55,7 +55,7 @@ class Starts:
             logger.info(
                 "cold",
                 reason=cold.reason,
-                message=cold.message,
+                detail=cold.message,
                 decision_seconds=round(time.monotonic() - begin, 6),
             )
             metrics.STARTS.labels(outcome="cold", reason=cold.reason).inc()
