@@ -17,6 +17,7 @@ chrek.
 """
 
 import argparse
+import contextlib
 import http.server
 import json
 import os
@@ -29,6 +30,8 @@ import time
 from typing import Any
 
 import xllamacpp
+
+STOPPING = {signal.SIGTERM, signal.SIGINT}
 
 
 class State:
@@ -70,11 +73,13 @@ class StateHandler(http.server.BaseHTTPRequestHandler):
             self.send_error(404, "no such path; there are /health, /counter and /state")
             return
         body = json.dumps(answer).encode() + b"\n"
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
+        # A probe may have given up meanwhile: during the warm-up the processor is busy.
+        with contextlib.suppress(ConnectionError):
+            self.send_response(status)
+            self.send_header("Content-Type", "application/json")
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
         if self.path != "/health":
@@ -98,6 +103,13 @@ def parameters(options: argparse.Namespace) -> xllamacpp.CommonParams:
     params.cache_ram_mib = 0
     params.ui = False
     return params
+
+
+def stop_when_asked() -> None:
+    """End the process at once on SIGTERM or SIGINT, in the middle of a warm-up as well."""
+    received = signal.sigwait(STOPPING)
+    print(f"{signal.Signals(received).name}: stopping", file=sys.stderr, flush=True)
+    os._exit(0)
 
 
 def warm_up(server: xllamacpp.Server, tokens: int) -> None:
@@ -124,8 +136,9 @@ def main() -> None:
     if not os.access(options.model, os.R_OK):
         sys.exit(f"error: cannot read the model {options.model}; make one with make_model.py")
 
-    # Signals are blocked before any thread exists, so that sigwait below gets them.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    # Blocked before any thread exists, so that only the thread that waits for them gets them.
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOPPING)
+    threading.Thread(target=stop_when_asked, daemon=True).start()
     state = StateHandler.state = State()
     listener = http.server.ThreadingHTTPServer((options.host, options.state_port), StateHandler)
     threading.Thread(target=listener.serve_forever, daemon=True).start()
@@ -141,10 +154,7 @@ def main() -> None:
         file=sys.stderr,
         flush=True,
     )
-    received = signal.sigwait({signal.SIGTERM, signal.SIGINT})
-    print(f"{signal.Signals(received).name}: stopping", file=sys.stderr, flush=True)
-    listener.shutdown()
-    sys.exit(0)
+    threading.Event().wait()
 
 
 if __name__ == "__main__":
