@@ -22,7 +22,7 @@ SUCCESS = {
     "steps": {"dump": 1.5},
     "createdAt": "2026-01-29T10:05:00Z",
 }
-CRIU = {"reason": "CriuFailed", "message": "criu dump: exit status 1"}
+CRIU = {"reason": "CriuFailed", "message": "criu dump:\nexit status 1\n"}
 
 
 def checkpoint(generation=1, **old):

@@ -78,7 +78,7 @@ def result_of(pod: Mapping[str, Any]) -> Result | None:
             reason=names.Reason.RESULT_MISSING,
             message="the result names no uuid, variant or digest",
         )
-    return result
+    return msgspec.structs.replace(result, message=" ".join(result.message.split()))
 
 
 def following(
