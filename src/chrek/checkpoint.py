@@ -90,10 +90,16 @@ def capture(
         stack.callback(os.close, root_pidfd)
         images_fd = os.open(stage.images, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         stack.callback(os.close, images_fd)
-        log_path = stage.images / DUMP_LOG
+        status = procfs.status(wanted.root_pid)
         try:
-            with service.Service(root_pidfd, images_fd, log_path=log_path, deadline=deadline) as it:
-                it.dump(procfs.status(wanted.root_pid).nspids[-1], notified)
+            with service.Service(
+                root_pidfd,
+                images_fd,
+                log_path=stage.images / DUMP_LOG,
+                real_ids=(status.uids[0], status.gids[0]),
+                deadline=deadline,
+            ) as criu:
+                criu.dump(status.nspids[-1], notified)
         except BaseException as err:
             # With the tree PID 1 ends, and with PID 1 CRIU, whether it has answered or not.
             if not done or not isinstance(err, errors.CriuError):

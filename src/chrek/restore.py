@@ -211,9 +211,7 @@ def _put_files(
             roots[index] = fd
             if index and volume.exclusive and volumes[volume.path]:
                 mirror.add(index)
-        count = archive.apply(
-            entries, io.BytesIO(data), roots, replace={0, *mirror}, mirror=mirror
-        )
+        count = archive.apply(entries, io.BytesIO(data), roots, replace={0, *mirror}, mirror=mirror)
     logger.debug("files", entries=len(entries), put=count, bytes=len(data))
 
 

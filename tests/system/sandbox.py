@@ -35,7 +35,7 @@ mknod -m 666 dev/zero c 1 5
 mknod -m 666 dev/random c 1 8
 mknod -m 666 dev/urandom c 1 9
 mkdir dev/shm
-mount -t tmpfs shm dev/shm
+mount -t tmpfs -o mode=1777 shm dev/shm
 mount --bind "$DIRECTORY/chrek" chrek
 ip link set lo up
 hostname "$HOSTNAME"
@@ -50,17 +50,20 @@ exec "$@" </dev/null
 class Container:
     """One container; PID 1 is chrek-init."""
 
-    def __init__(self, directory: pathlib.Path, name: str, *init_argv: str) -> None:
+    def __init__(self, directory: pathlib.Path, name: str, *init_argv: str, user: int = 0) -> None:
         self.directory = directory
         for part in ("upper", "work", "root", "chrek"):
             (directory / part).mkdir(parents=True)
         shutil.copy(process.LIBEXEC / "chrek-init", directory / "chrek/chrek-init")
         listener = socket.socket(socket.AF_UNIX)
         listener.bind(str(directory / "chrek/agent.sock"))
+        (directory / "chrek/agent.sock").chmod(0o666)
         listener.listen()
         listener.settimeout(10)
         argv = ["unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--fork"]
         argv += ["--propagation", "private", "sh", "-c", _START, "sh"]
+        if user:
+            argv += ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
         argv += ["/chrek/chrek-init", *init_argv]
         self._unshare = subprocess.Popen(
             argv,
@@ -144,8 +147,10 @@ class Container:
 
 
 @contextlib.contextmanager
-def container(directory: pathlib.Path, name: str, *init_argv: str) -> Iterator[Container]:
-    made = Container(directory / name, name, *init_argv)
+def container(
+    directory: pathlib.Path, name: str, *init_argv: str, user: int = 0
+) -> Iterator[Container]:
+    made = Container(directory / name, name, *init_argv, user=user)
     try:
         yield made
     finally:

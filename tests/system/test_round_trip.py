@@ -65,10 +65,9 @@ def capture(source: sandbox.Container, store: stores.Store) -> checkpoint.Captur
     return done
 
 
-def source(path: pathlib.Path, *args: str) -> sandbox.Container:
-    return sandbox.Container(
-        path / "source", "source", "--source", "--", "python3", "-c", WORKER, *args
-    )
+def source(path: pathlib.Path, user: int = 0) -> sandbox.Container:
+    argv = ("--source", "--", "python3", "-c", WORKER)
+    return sandbox.Container(path / "source", "source", *argv, user=user)
 
 
 @pytest.fixture
@@ -127,6 +126,28 @@ def test_memory_files_threads_and_connections_come_back(
         assert set(result.seconds) >= {"stage", "privilege", "sockets", "files", "criu"}
         assert target.request("exit 42") == ""
         assert target.wait() == 42
+
+
+def test_a_worker_that_is_not_root(
+    tmp_path: pathlib.Path, store: stores.Store, staging: pathlib.Path
+) -> None:
+    made = source(tmp_path, user=65532)
+    try:
+        done = capture(made, store)
+    finally:
+        made.stop()
+    argv = ("--wait", "20", "--", "false")
+    with sandbox.container(tmp_path, "target", *argv, user=65532) as target:
+        restore_into(target, open_artifact(store, done), staging)
+        assert target.request("count").split()[1] == "2"
+        root = target.child(done.manifest.rootPid)
+        for pid in procfs.tree(root):
+            assert procfs.status(pid).uids == (65532,) * 4
+    with (
+        sandbox.container(tmp_path / "root", "target", *argv) as target,
+        pytest.raises(errors.PrivilegeError, match="user ids"),
+    ):
+        restore_into(target, open_artifact(store, done), staging)
 
 
 def test_a_failed_commit_lets_the_worker_run_on(
@@ -276,7 +297,7 @@ def test_no_preload_file_or_plugin_of_the_container_is_used(
 ) -> None:
     source_path = tmp_path / "evil.c"
     source_path.write_text(
-        '#include <fcntl.h>\n__attribute__((constructor)) void f(void)'
+        "#include <fcntl.h>\n__attribute__((constructor)) void f(void)"
         '{open("/dev/shm/owned", O_CREAT | O_WRONLY, 0600);}\n'
     )
     with sandbox.container(tmp_path, "target", "--wait", "20", "--", "false") as target:

@@ -11,10 +11,11 @@ import time
 nonce = secrets.token_hex(16)
 ballast = secrets.token_bytes(int(sys.argv[1]) if len(sys.argv) > 1 else 1 << 20)
 counter = 0
-pathlib.Path("/var/tmp/state").write_text(nonce)  # noqa: S108
-pathlib.Path("/dev/shm/state").write_text(nonce)  # noqa: S108
-os.unlink("/etc/debian_version")
-opened = open("/var/tmp/log", "a+")  # noqa: S108, SIM115
+pathlib.Path("/var/tmp/state").write_text(nonce)
+pathlib.Path("/dev/shm/state").write_text(nonce)
+if os.access("/etc", os.W_OK):
+    os.unlink("/etc/debian_version")
+opened = open("/var/tmp/log", "a+")  # noqa: SIM115
 server = socket.create_server(("127.0.0.1", 8000))
 inner_client = socket.create_connection(("127.0.0.1", 8000))
 inner_server, _ = server.accept()
@@ -43,9 +44,9 @@ def answer(words: list[str]) -> str:
         case ["file"]:
             opened.write("x")
             opened.flush()
-            return f"{pathlib.Path('/var/tmp/state').read_text()} {opened.tell()}"  # noqa: S108
+            return f"{pathlib.Path('/var/tmp/state').read_text()} {opened.tell()}"
         case ["shm"]:
-            return pathlib.Path("/dev/shm/state").read_text()  # noqa: S108
+            return pathlib.Path("/dev/shm/state").read_text()
         case ["whiteout"]:
             return str(os.path.exists("/etc/debian_version"))
         case ["ticks"]:

@@ -105,6 +105,7 @@ class Service:
         log_path: pathlib.Path,
         cgroup_fds: Sequence[int] = (),
         extra_fds: Sequence[int] = (),
+        real_ids: tuple[int, int] | None = None,
         deadline: float,
     ) -> None:
         """Start CRIU in the container of the process behind `pidfd`.
@@ -114,6 +115,7 @@ class Service:
             log_path: where CRIU's log appears (`images_fd` is its directory).
             cgroup_fds: `cgroup.procs` files to join first, open for writing.
             extra_fds: descriptors that requests refer to by number.
+            real_ids: user and group whose resource limits CRIU reads: those of what it dumps.
             deadline: `time.monotonic()` after which CRIU is ended.
         """
         self._log_path = log_path
@@ -128,9 +130,14 @@ class Service:
             _opened(bundle / "criu", os.O_RDONLY) as program,
             _opened(bundle / "lib", os.O_RDONLY | os.O_DIRECTORY) as libraries,
             _opened(bundle / "plugins", os.O_RDONLY | os.O_DIRECTORY) as plugins,
+            _opened(process.LIBEXEC / "real-ids.so", os.O_RDONLY) as preload,
         ):
+            environment = dict(ENVIRONMENT)
+            if real_ids is not None:
+                environment["CHREK_REAL_IDS"] = "{}:{}".format(*real_ids)
             argv = [
                 *("criu-loader", "--inhibit-cache", "--argv0", "criu"),
+                *("--preload", f"/proc/self/fd/{preload}"),
                 *("--library-path", f"/proc/self/fd/{libraries}"),
                 *(f"/proc/self/fd/{program}", "--no-default-config"),
                 *("--libdir", f"/proc/self/fd/{plugins}"),
@@ -139,11 +146,12 @@ class Service:
             self._process = process.start(
                 enter_argv(pidfd, cgroup_fds=cgroup_fds, exec_fd=loader, argv=argv),
                 pass_fds=[
-                    *(pidfd, images_fd, loader, program, libraries, plugins, theirs.fileno()),
+                    *(pidfd, images_fd, loader, program, libraries, plugins, preload),
+                    theirs.fileno(),
                     *cgroup_fds,
                     *extra_fds,
                 ],
-                env=ENVIRONMENT,
+                env=environment,
             )
 
     def __enter__(self) -> Service:
@@ -268,7 +276,7 @@ class Service:
         if self._process.poll() is not None and self._process.stderr:
             stderr = self._process.stderr.read().decode(errors="replace").strip()
         log = log_extract(self._log_path)
-        last = detail or _last_error(log) or stderr.rpartition("\n")[2]
+        last = _first_error(log) or detail.strip() or stderr.rpartition("\n")[2]
         code = self._process.poll()
         what = process.describe(code) if code is not None else "failed"
         return errors.CriuError(
@@ -292,6 +300,13 @@ def log_extract(path: pathlib.Path) -> str:
     return "\n".join(lines[number] for number in sorted(wanted))
 
 
-def _last_error(log: str) -> str:
-    found = [line for line in log.splitlines() if "Error" in line and "FAILED" not in line]
-    return re.sub(r"^\([\d.]+\)\s*", "", found[-1]).strip() if found else ""
+_HARMLESS = ("criu/tun.c", "RLIMIT_NOFILE for self")
+"""Errors that CRIU logs while it asks the kernel for features, and goes on."""
+
+
+def _first_error(log: str) -> str:
+    """The line that says what went wrong; what follows it is consequence."""
+    for line in log.splitlines():
+        if "Error" in line and not any(text in line for text in _HARMLESS):
+            return re.sub(r"^\([\d.]+\)\s*", "", line).strip()
+    return ""
