@@ -11,6 +11,7 @@ from collections.abc import Callable
 from chrek import checkpoint, config, errors, log, names, peer, procfs
 from chrek import store as stores
 from chrek.agent import connection, metrics, objects, report
+from chrek.agent import slots as slots_module
 from chrek.criu import service
 
 LOG = log.get(__name__)
@@ -28,7 +29,7 @@ class Captures:
         node: str,
         own_namespace: str,
         reporter: report.Reporter,
-        slots: asyncio.Semaphore,
+        slots: slots_module.Slots,
     ) -> None:
         self._settings = settings
         self._node = node
@@ -157,7 +158,7 @@ class Captures:
                 raise errors.PeerError("the job's container ended during the dump")
 
         for attempt in range(1, ATTEMPTS + 1):
-            async with self._slots:
+            async with self._slots.taken():
                 if not await conn.send("dumping"):
                     raise _GoneError
                 try:

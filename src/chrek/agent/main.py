@@ -11,12 +11,15 @@ import signal
 import socket
 
 from chrek import config, errors, log, peer
+from chrek import store as stores
 from chrek.agent import captures, connection, http, journal, metrics, objects, report, starts
+from chrek.agent import slots as slots_module
 from chrek.agent import sockets as sockets_module
 from chrek.kube import api
 
 LOG = log.get(__name__)
 HELLO_SECONDS = 5.0
+SWEEP_SECONDS = 3600.0
 
 
 def run(config_path: pathlib.Path) -> int:
@@ -42,11 +45,13 @@ class Agent:
     def __init__(self, settings: config.AgentConfig, node: str, namespace: str) -> None:
         self._settings = settings
         self._node = node
+        self._namespace = namespace
         self._client = api.Client(api.credentials(), user_agent="chrek-agent")
         self._pods: dict[str, objects.Pod] = {}
         self._journal = journal.Journal(pathlib.Path(settings.signalHostPath))
         self._reporter = report.Reporter(self._client, node)
-        slots = asyncio.Semaphore(settings.maxConcurrentOperations)
+        slots = slots_module.Slots(settings.maxConcurrentOperations)
+        self._slots = slots
         self._starts = starts.Starts(settings, namespace, self._reporter, self._journal, slots)
         self._captures = captures.Captures(settings, node, namespace, self._reporter, slots)
         self._sockets = sockets_module.Sockets(pathlib.Path(settings.kubeletRoot), self._serve)
@@ -82,13 +87,17 @@ class Agent:
         runner = await http.serve(self._settings.httpPort, self.problems)
         tasks = [asyncio.create_task(informer.run()) for informer in self._checkpoint_informers]
         tasks += [asyncio.create_task(informer.run()) for informer in self._pod_informers]
-        pruning = asyncio.create_task(self._prune_journal())
+        upkeep = [asyncio.create_task(self._prune_journal()), asyncio.create_task(self._sweep())]
         LOG.info("agent started", node=self._node, namespaces=self._settings.watchNamespaces)
         await stop.wait()
         LOG.info("agent stopping")
-        await self._sockets.stop(drain_seconds=self._settings.dumpTimeoutSeconds)
+        self._sockets.stop()
+        # An update of the agent never interrupts a dump or a restore. A job whose worker is not
+        # ready yet finds the next agent.
+        if not await self._slots.idle(timeout_seconds=self._settings.dumpTimeoutSeconds):
+            LOG.error("operations still running are given up")
         await self._reporter.drain()
-        for task in (*tasks, pruning):
+        for task in (*tasks, *upkeep):
             task.cancel()
         await runner.cleanup()
         await self._client.close()
@@ -121,6 +130,18 @@ class Agent:
         for informer in self._pod_informers:
             await informer.synced.wait()
         self._journal.keep_only(set(self._pods))
+
+    async def _sweep(self) -> None:
+        """Remove what interrupted dumps left in the store, now and every hour."""
+        base = pathlib.Path(self._settings.storage.pvc.basePath)
+        age = 2.0 * self._settings.dumpTimeoutSeconds
+        while True:
+            for name in self._settings.watchNamespaces:
+                store = stores.Store(base, "" if name == self._namespace else name)
+                removed = await asyncio.to_thread(store.sweep, older_than_seconds=age)
+                if removed:
+                    LOG.info("abandoned stages removed", namespace=name, count=removed)
+            await asyncio.sleep(SWEEP_SECONDS)
 
     async def _serve(self, pod_uid: str, directory: int, raw: socket.socket) -> None:
         conn = connection.Connection(raw)

@@ -47,12 +47,10 @@ class Sockets:
         if task is not None:
             task.cancel()
 
-    async def stop(self, *, drain_seconds: float) -> None:
-        """Stop listening everywhere, then wait for the conversations that run."""
-        for task in list(self._tasks.values()):
-            task.cancel()
-        if self._served:
-            await asyncio.wait(self._served, timeout=drain_seconds)
+    def stop(self) -> None:
+        """Stop listening everywhere; conversations that run go on."""
+        for pod_uid in list(self._tasks):
+            self.close(pod_uid)
 
     async def _pod(self, pod_uid: str) -> None:
         directory = await self._volume(pod_uid)

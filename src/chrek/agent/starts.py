@@ -17,6 +17,7 @@ import time
 from chrek import config, errors, log, names, peer, procfs, restore
 from chrek import store as stores
 from chrek.agent import connection, decision, journal, metrics, objects, report
+from chrek.agent import slots as slots_module
 
 LOG = log.get(__name__)
 
@@ -30,7 +31,7 @@ class Starts:
         own_namespace: str,
         reporter: report.Reporter,
         records: journal.Journal,
-        slots: asyncio.Semaphore,
+        slots: slots_module.Slots,
     ) -> None:
         self._settings = settings
         self._own_namespace = own_namespace
@@ -105,7 +106,7 @@ class Starts:
         steps = ["queued"]
         beat = asyncio.create_task(_heartbeat(conn, steps, silence / 3))
         try:
-            async with self._slots:
+            async with self._slots.taken():
                 result = await asyncio.to_thread(
                     restore.restore,
                     artifact,
