@@ -5,7 +5,7 @@ import copy
 import msgspec
 import pytest
 
-from chrek.operator import injection
+from chrek.operator import injection, place
 from fakes import operator
 
 READY = injection.Checkpoint(
@@ -27,7 +27,8 @@ def pod(container=MAIN, annotations=None, labels=None, **spec):
 
 
 def decide(item, found=READY):
-    return injection.decide(item, lambda reference: found, settings=operator.SETTINGS)
+    where = place.Place("pvc", "/checkpoints")
+    return injection.decide(item, lambda reference: found, settings=operator.SETTINGS, where=where)
 
 
 def applied(item, patch):

@@ -32,7 +32,7 @@ def checkpoint(spec=None, job=None, **template):
 
 
 def build(item):
-    return jobs.build(item, identity_hash=HASH, settings=operator.SETTINGS)
+    return jobs.build(item, identity_hash=HASH, settings=operator.SETTINGS, own="ns")
 
 
 def test_the_job():

@@ -4,9 +4,10 @@ import copy
 
 import pytest
 
-from chrek import config, errors, names
-from chrek.operator import podshape
+from chrek import errors, names
+from chrek.operator import place, podshape
 
+WHERE = place.Place("pvc", "/checkpoints")
 MAIN = {"name": "main", "image": "llama:1", "command": ["python3", "s.py"], "args": ["--x"]}
 
 
@@ -150,10 +151,8 @@ def test_a_limit_on_ephemeral_storage_is_met_only_where_the_worker_has_one():
 
 
 def test_the_environment_of_workers_and_of_checkpoint_jobs():
-    storage = config.Storage()
-
     def of(source, digest="5941a4cb3c363457"):
-        made = podshape.environment(storage, identity_hash=digest, source=source)
+        made = podshape.environment(WHERE, identity_hash=digest, source=source)
         return {variable["name"]: variable["value"] for variable in made}
 
     assert of(source=False) == {

@@ -6,11 +6,12 @@ import json
 
 import pytest
 
-from chrek import config, errors, identity
-from chrek.operator import conditions, status
+from chrek import errors, identity
+from chrek.operator import conditions, place, results, status
 
 NOW = datetime.datetime(2026, 1, 29, 10, 5, tzinfo=datetime.UTC)
 KNOWN = identity.parse({"model": "meta-llama/Llama-3-8B", "backendFramework": "vllm"})
+WHERE = place.Place("pvc", "/checkpoints")
 SUCCESS = {
     "uuid": "u-1",
     "variant": "v1",
@@ -54,9 +55,7 @@ def pod(uid="p1", phase="Running", result=None):
 
 def step(item, found=None, *pods, now=NOW):
     before = copy.deepcopy(item)
-    decision = status.following(
-        item, known=KNOWN, job=found, pods=pods, storage=config.Storage(), now=now
-    )
+    decision = status.following(item, known=KNOWN, job=found, pods=pods, where=WHERE, now=now)
     assert item == before, "the argument is not changed"
     return decision
 
@@ -186,6 +185,17 @@ def test_a_result_counts_only_when_the_pod_succeeded():
     assert step(item, job(), pod(result=SUCCESS)).status["phase"] == "Creating"
 
 
+def test_a_result_that_comes_late_is_taken():
+    item = creating(pod())
+    later = NOW + datetime.timedelta(seconds=61)
+    item["status"] = step(item, job("Complete"), pod(phase="Succeeded"), now=later).status
+    assert item["status"]["phase"] == "Failed"
+    forged = step(item, job("Complete"), pod("p9", phase="Succeeded", result=SUCCESS))
+    assert forged.status["phase"] == "Failed"
+    made = step(item, job("Complete"), pod(phase="Succeeded", result=SUCCESS))
+    assert made.status["phase"] == "Ready"
+
+
 def test_a_failed_attempt_is_told_and_the_next_may_succeed():
     item = creating(pod("p1"))
     bad = pod("p1", result=CRIU, phase="Failed")
@@ -256,11 +266,11 @@ def test_a_ready_checkpoint_stays_ready_when_its_job_goes():
 def test_variants_the_newest_first_and_four_at_most():
     made = {"identityHash": KNOWN.hash()}
     for number in range(6):
-        result = status.Result(uuid=f"u{number}", variant=f"v{number}", digest="d", bytes=1)
-        made = status.ready(made, result, storage=config.Storage(), now=NOW)
+        result = results.Result(uuid=f"u{number}", variant=f"v{number}", digest="d", bytes=1)
+        made = status.ready(made, result, where=WHERE, now=NOW)
     assert [v["name"] for v in made["variants"]] == ["v5", "v4", "v3", "v2"]
-    again = status.Result(uuid="new", variant="v3", digest="d", bytes=1)
-    made = status.ready(made, again, storage=config.Storage(), now=NOW)
+    again = results.Result(uuid="new", variant="v3", digest="d", bytes=1)
+    made = status.ready(made, again, where=WHERE, now=NOW)
     assert next((v["name"], v["uuid"]) for v in made["variants"]) == ("v3", "new")
     assert len(made["variants"]) == 4
 

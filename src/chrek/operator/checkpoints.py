@@ -13,7 +13,7 @@ from typing import Any
 from chrek import config, errors, identity, log, names
 from chrek.kube import api
 from chrek.operator import cache as cache_module
-from chrek.operator import conditions, jobs, queue, status
+from chrek.operator import conditions, jobs, place, queue, status
 
 LOG = log.get(__name__)
 COMPONENT = "chrek-operator"
@@ -31,12 +31,14 @@ class Checkpoints:
         cache: cache_module.Cache,
         settings: config.OperatorConfig,
         *,
+        own: str,
         instance: str,
         clock: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
     ) -> None:
         self._client = client
         self._cache = cache
         self._settings = settings
+        self._own = own
         self._instance = instance
         self._clock = clock
 
@@ -56,9 +58,9 @@ class Checkpoints:
         if owner["metadata"]["uid"] != found["metadata"]["uid"]:
             await self._write(found, status.shared(found, owner, now=now))
             return None
-        return await self._own(_inherited(found), found, known, now)
+        return await self._advance(_inherited(found), found, known, now)
 
-    async def _own(
+    async def _advance(
         self, checkpoint: Object, stored: Object, known: identity.Identity, now: datetime.datetime
     ) -> float | None:
         namespace, uid = checkpoint["metadata"]["namespace"], checkpoint["metadata"]["uid"]
@@ -74,7 +76,7 @@ class Checkpoints:
             known=known,
             job=job,
             pods=pods,
-            storage=self._settings.storage,
+            where=place.of(self._settings.storage, namespace=namespace, own=self._own),
             now=now,
         )
         await self._write(stored, decision.status)
@@ -89,7 +91,9 @@ class Checkpoints:
     ) -> float | None:
         namespace = checkpoint["metadata"]["namespace"]
         try:
-            job = jobs.build(checkpoint, identity_hash=known.hash(), settings=self._settings)
+            job = jobs.build(
+                checkpoint, identity_hash=known.hash(), settings=self._settings, own=self._own
+            )
         except (errors.InputError, errors.UnsupportedError) as err:
             await self._write(checkpoint, status.invalid(checkpoint, err, now=now))
             return None

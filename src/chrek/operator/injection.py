@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from chrek import config, errors, names, variant
-from chrek.operator import podshape
+from chrek.operator import place, podshape
 
 Patch = list[dict[str, Any]]
 
@@ -77,13 +77,20 @@ def project(item: Mapping[str, Any]) -> Checkpoint:
     )
 
 
-def decide(pod: Mapping[str, Any], lookup: Lookup, *, settings: config.OperatorConfig) -> Verdict:
+def decide(
+    pod: Mapping[str, Any],
+    lookup: Lookup,
+    *,
+    settings: config.OperatorConfig,
+    where: place.Place,
+) -> Verdict:
     """Answer for one pod.
 
     Args:
         pod: as it is being created.
         lookup: finds the checkpoint of the pod's namespace by name or by hash.
         settings: the operator's configuration.
+        where: the artifacts of the pod's namespace.
     """
     metadata, spec = pod.get("metadata") or {}, pod.get("spec") or {}
     annotations = metadata.get("annotations") or {}
@@ -106,9 +113,7 @@ def decide(pod: Mapping[str, Any], lookup: Lookup, *, settings: config.OperatorC
         index=index,
         command=command,
         arguments=["--wait", str(settings.agentWaitSeconds if found and found.ready else 1)],
-        environment=podshape.environment(
-            settings.storage, identity_hash=_hash(wanted, found), source=False
-        ),
+        environment=podshape.environment(where, identity_hash=_hash(wanted, found), source=False),
         image=settings.initImage,
         pull_policy=settings.initImagePullPolicy,
     )

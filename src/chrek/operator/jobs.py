@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chrek import config, errors, names, variant
-from chrek.operator import podshape
+from chrek.operator import place, podshape
 
 Object = dict[str, Any]
 
@@ -34,14 +34,25 @@ def name(identity_hash: str) -> str:
 
 
 def build(
-    checkpoint: Mapping[str, Any], *, identity_hash: str, settings: config.OperatorConfig
+    checkpoint: Mapping[str, Any],
+    *,
+    identity_hash: str,
+    settings: config.OperatorConfig,
+    own: str,
 ) -> Object:
     """The Job of a DynamoCheckpoint.
+
+    Args:
+        checkpoint: the object.
+        identity_hash: of its identity.
+        settings: the operator's configuration.
+        own: the release's namespace.
 
     Raises:
         InputError, UnsupportedError: the pod template cannot be captured; says why.
     """
     metadata, job = checkpoint["metadata"], checkpoint["spec"]["job"]
+    where = place.of(settings.storage, namespace=metadata["namespace"], own=own)
     labels = {
         names.LABEL_SOURCE: "true",
         **dict.fromkeys(names.LABEL_ALIASES, "true"),
@@ -56,7 +67,7 @@ def build(
         "parallelism": 1,
         # An attempt's GPUs are free only when its pod is gone altogether.
         "podReplacementPolicy": "Failed",
-        "template": _template(checkpoint, labels, identity_hash=identity_hash, settings=settings),
+        "template": _template(checkpoint, labels, where, identity_hash, settings=settings),
     }
     if job.get("ttlSecondsAfterFinished") is not None:
         spec["ttlSecondsAfterFinished"] = job["ttlSecondsAfterFinished"]
@@ -93,8 +104,9 @@ def owner_uid(item: Mapping[str, Any]) -> str:
 def _template(
     checkpoint: Mapping[str, Any],
     labels: Mapping[str, str],
-    *,
+    where: place.Place,
     identity_hash: str,
+    *,
     settings: config.OperatorConfig,
 ) -> Object:
     job = checkpoint["spec"]["job"]
@@ -118,9 +130,7 @@ def _template(
         index=index,
         command=command,
         arguments=["--source", "--wait", WAIT_SECONDS],
-        environment=podshape.environment(
-            settings.storage, identity_hash=identity_hash, source=True
-        ),
+        environment=podshape.environment(where, identity_hash=identity_hash, source=True),
         image=settings.initImage,
         pull_policy=settings.initImagePullPolicy,
     )

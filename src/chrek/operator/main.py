@@ -58,10 +58,11 @@ class Operator:
         namespace = os.environ.get("POD_NAMESPACE") or credentials.namespace
         self._instance = os.environ.get("POD_NAME") or socket.gethostname()
         self._settings = settings
+        self._namespace = namespace
         self._client = api.Client(credentials, user_agent="chrek-operator")
         self._trust = trust.Trust(self._client, settings, namespace=namespace)
         self._known = webhook.Checkpoints(self._client, settings.watchNamespaces)
-        self._webhook = webhook.Webhook(settings, self._known, self._trust)
+        self._webhook = webhook.Webhook(settings, self._known, self._trust, own=namespace)
         self._leader = leader.Leader(
             self._client,
             namespace=namespace,
@@ -136,7 +137,7 @@ class Operator:
         work = queue.Queue(
             {
                 controllers.CHECKPOINT: checkpoints.Checkpoints(
-                    self._client, known, settings, instance=instance
+                    self._client, known, settings, own=self._namespace, instance=instance
                 ).reconcile,
                 controllers.GRAPH: graphs.Graphs(
                     self._client, known, settings, instance=instance

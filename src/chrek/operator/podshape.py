@@ -11,7 +11,8 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chrek import config, errors, names
+from chrek import errors, names
+from chrek.operator import place
 
 Object = dict[str, Any]
 
@@ -124,24 +125,21 @@ def shape(
     return shaped
 
 
-def environment(
-    storage: config.Storage, *, identity_hash: str, source: bool
-) -> list[dict[str, str]]:
+def environment(where: place.Place, *, identity_hash: str, source: bool) -> list[dict[str, str]]:
     """Environment variables of chrek under today's and the older names.
 
     Args:
-        storage: where artifacts live.
+        where: the artifacts of the pod's namespace.
         identity_hash: empty when it is not known yet.
         source: whether the pod is a checkpoint job's. Only those get the ready file: a worker that
             sees it does not serve.
     """
-    base = storage.pvc.basePath.rstrip("/")
-    values: dict[str, str] = {names.ENV_STORAGE_TYPE: storage.type}
+    values = {names.ENV_STORAGE_TYPE: where.storage_type}
     if source:
-        values[names.ENV_LOCATION] = f"{base}/{identity_hash}"
+        values[names.ENV_LOCATION] = where.location(identity_hash)
         values[names.ENV_READY_FILE] = names.READY_FILE
     else:
-        values[names.ENV_PATH] = base
+        values[names.ENV_PATH] = where.base
     if identity_hash:
         values[names.ENV_HASH] = identity_hash
     older = {old: values[new] for old, new in names.ENV_ALIASES.items() if new in values}

@@ -14,8 +14,8 @@ from typing import Any
 
 import msgspec
 
-from chrek import config, errors, identity, names
-from chrek.operator import conditions, jobs
+from chrek import errors, identity, names
+from chrek.operator import conditions, jobs, place, results
 
 Object = dict[str, Any]
 
@@ -48,46 +48,13 @@ class Decision:
     again_seconds: float | None = None
 
 
-class Result(msgspec.Struct, frozen=True, kw_only=True):
-    """What the agent writes onto a checkpoint job's pod: an artifact or a reason."""
-
-    uuid: str = ""
-    variant: str = ""
-    digest: str = ""
-    location: str = ""
-    bytes: int = 0
-    node: str = ""
-    image: str = ""
-    steps: dict[str, float] = msgspec.field(default_factory=dict)
-    createdAt: str = ""  # noqa: N815 - spelled as in the annotation
-    reason: str = ""
-    message: str = ""
-
-
-def result_of(pod: Mapping[str, Any]) -> Result | None:
-    """The result on a pod, None when there is none yet."""
-    raw = (pod["metadata"].get("annotations") or {}).get(names.ANNOTATION_RESULT)
-    if not raw:
-        return None
-    try:
-        result = msgspec.json.decode(raw, type=Result)
-    except msgspec.DecodeError as err:
-        return Result(reason=names.Reason.RESULT_MISSING, message=f"unreadable result: {err}")
-    if not result.reason and not (result.uuid and result.variant and result.digest):
-        return Result(
-            reason=names.Reason.RESULT_MISSING,
-            message="the result names no uuid, variant or digest",
-        )
-    return msgspec.structs.replace(result, message=" ".join(result.message.split()))
-
-
 def following(
     checkpoint: Mapping[str, Any],
     *,
     known: identity.Identity,
     job: Mapping[str, Any] | None,
     pods: Sequence[Mapping[str, Any]],
-    storage: config.Storage,
+    where: place.Place,
     now: datetime.datetime,
 ) -> Decision:
     """The next status of a checkpoint with a valid spec that owns its artifact.
@@ -97,7 +64,7 @@ def following(
         known: its identity.
         job: the Job that it owns, None when there is none.
         pods: pods owned by that Job.
-        storage: where artifacts live.
+        where: the artifacts of its namespace.
         now: the time, in UTC.
     """
     metadata, old = checkpoint["metadata"], checkpoint.get("status") or {}
@@ -108,13 +75,15 @@ def following(
         **old,
         "identityHash": known.hash(),
         "identity": msgspec.to_builtins(msgspec.json.decode(known.canonical())),
-        "storageType": storage.type,
+        "storageType": where.storage_type,
         "jobName": jobs.name(known.hash()),
     }
     if phase == names.Phase.READY:
         return Decision({**status, "observedGeneration": generation})
     if phase == names.Phase.FAILED and not changed:
-        return Decision(status)
+        late = results.success(results.believed(status, job, pods))
+        # An agent that was down may report after the result was given up.
+        return Decision(ready(status, late, where=where, now=now) if late else status)
     if phase not in (names.Phase.PENDING, names.Phase.CREATING):
         if job is not None and phase == names.Phase.FAILED:
             # The user corrected the spec: the Job of the failed attempts goes first.
@@ -125,7 +94,7 @@ def following(
         return Decision(_pending(status, "waiting for the checkpoint job's pod", now=now))
     if job is None:
         return _without_job(status, now=now)
-    return _with_job(status, job, pods, storage=storage, now=now)
+    return _with_job(status, job, pods, where=where, now=now)
 
 
 def _without_job(status: Object, *, now: datetime.datetime) -> Decision:
@@ -152,14 +121,12 @@ def _with_job(
     job: Mapping[str, Any],
     pods: Sequence[Mapping[str, Any]],
     *,
-    storage: config.Storage,
+    where: place.Place,
     now: datetime.datetime,
 ) -> Decision:
     uid = job["metadata"]["uid"]
-    # Only results of pods that were written here by an earlier step are believed.
-    recorded = {pod["uid"] for pod in status.get("jobPods") or []}
-    if status.get("jobUID") != uid:
-        recorded = set()
+    believed = results.believed(status, job, pods)
+    recorded = results.recorded(status, job)
     current = [{"name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]} for pod in pods]
     gone = [pod for pod in status.get("jobPods") or [] if pod["uid"] in recorded]
     merged = {pod["uid"]: pod for pod in [*gone, *current]}
@@ -171,11 +138,9 @@ def _with_job(
         for condition in (job.get("status") or {}).get("conditions") or []
         if condition.get("status") == "True"
     }
-    believed = [pod for pod in pods if pod["metadata"]["uid"] in recorded]
-    for pod in believed:
-        result = result_of(pod)
-        if result and not result.reason and _phase(pod) == "Succeeded":
-            return Decision(ready(status, result, storage=storage, now=now))
+    made = results.success(believed)
+    if made:
+        return Decision(ready(status, made, where=where, now=now))
     if status["phase"] == names.Phase.PENDING and (pods or "Complete" in ended):
         return Decision(
             moved(
@@ -188,7 +153,7 @@ def _with_job(
         )
     if status["phase"] == names.Phase.PENDING:
         status = _pending(status, "waiting for the checkpoint job's pod", now=now)
-    failure = _last_failure(believed)
+    failure = results.last_failure(believed)
     if "Failed" in ended:
         return Decision(_failed(status, ended["Failed"], failure, now=now))
     if "Complete" in ended and {pod["uid"] for pod in current} <= recorded:
@@ -202,7 +167,7 @@ def _with_job(
 def _missed(
     status: Object,
     complete: Mapping[str, Any],
-    failure: Result | None,
+    failure: results.Result | None,
     *,
     now: datetime.datetime,
 ) -> Decision:
@@ -225,7 +190,7 @@ def _missed(
 def _failed(
     status: Object,
     condition: Mapping[str, Any],
-    failure: Result | None,
+    failure: results.Result | None,
     *,
     now: datetime.datetime,
 ) -> Object:
@@ -239,10 +204,9 @@ def _failed(
 
 
 def ready(
-    status: Object, result: Result, *, storage: config.Storage, now: datetime.datetime
+    status: Object, result: results.Result, *, where: place.Place, now: datetime.datetime
 ) -> Object:
     """The status after a capture: its variant first, the oldest dropped."""
-    base = storage.pvc.basePath.rstrip("/")
     created = result.createdAt or conditions.timestamp(now)
     made: Object = {
         "name": result.variant,
@@ -258,7 +222,7 @@ def ready(
     status = {
         **status,
         "variants": [made, *others][:MAX_VARIANTS],
-        "location": f"{base}/{status['identityHash']}",
+        "location": where.location(status["identityHash"]),
         "createdAt": created,
     }
     status["size"] = conditions.human(sum(v.get("bytes", 0) for v in status["variants"]))
@@ -333,19 +297,6 @@ def moved(
         message=message,
         now=now,
     )
-
-
-def _last_failure(pods: Sequence[Mapping[str, Any]]) -> Result | None:
-    found = None
-    for pod in pods:
-        result = result_of(pod)
-        if result and result.reason:
-            found = result
-    return found
-
-
-def _phase(pod: Mapping[str, Any]) -> str:
-    return str((pod.get("status") or {}).get("phase", ""))
 
 
 def _time(text: str | None, default: datetime.datetime) -> datetime.datetime:

@@ -18,7 +18,7 @@ from aiohttp import web
 
 from chrek import config, errors, identity, log, names
 from chrek.kube import api
-from chrek.operator import injection, metrics, trust
+from chrek.operator import injection, metrics, place, trust
 
 LOG = log.get(__name__)
 PATH = "/mutate-pods"
@@ -95,8 +95,11 @@ class Webhook:
         settings: config.OperatorConfig,
         checkpoints: Checkpoints,
         certificates: trust.Trust,
+        *,
+        own: str,
     ) -> None:
         self._settings = settings
+        self._own = own
         self._checkpoints = checkpoints
         self._trust = certificates
         self._runner: web.AppRunner | None = None
@@ -144,6 +147,7 @@ class Webhook:
             pod,
             lambda reference: self._checkpoints.find(namespace, reference),
             settings=self._settings,
+            where=place.of(self._settings.storage, namespace=namespace, own=self._own),
         )
         metrics.ADMISSIONS.labels(verdict.outcome).inc()
         if not verdict.patch:
