@@ -1,6 +1,6 @@
 """What the agent says on a checkpoint job's pod, and whose word counts.
 
-Only the agent's account may write the annotation (a ValidatingAdmissionPolicy of the chart), and it is
+Only the agent's account may write the annotation (a ValidatingAdmissionPolicy of the chart). It is
 believed only on pods that the operator has recorded in the status before.
 """
 
