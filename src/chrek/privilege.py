@@ -12,7 +12,7 @@ import pathlib
 from collections.abc import Sequence
 
 from chrek import errors, procfs
-from chrek.criu import images
+from chrek.criu import images, seccomp
 from chrek.criu import messages_pb2 as pb
 
 SECCOMP_DISABLED = 0
@@ -101,7 +101,9 @@ def _check_seccomp(
         raise errors.ArtifactError(
             f"core-{tid}.img: seccomp filter {thread.seccomp_filter} missing"
         )
-    if chains[thread.seccomp_filter][: len(filters)] != tuple(filters):
+    # What filters decide counts, not their bytes: see `seccomp.canonical`.
+    held = [seccomp.canonical(program) for program in chains[thread.seccomp_filter]]
+    if held[: len(filters)] != [seccomp.canonical(program) for program in filters]:
         raise _mismatch(tid, "other seccomp filters", f"{len(filters)} filters of its own")
 
 
