@@ -249,6 +249,21 @@ def test_a_service_the_api_server_refuses(clean: kube.Kube, operator: object) ->
     assert services["Good"]["reason"] == "WaitingForReplicas"
 
 
+def test_a_graph_tells_why_its_checkpoint_failed(clean: kube.Kube, operator: object) -> None:
+    item = operator_process.graph("my-llm", {"identity": operator_process.IDENTITY})
+    item["spec"]["services"]["VllmWorker"]["extraPodSpec"]["shareProcessNamespace"] = True
+    clean.apply(item)
+    phase_is(clean, HASH, "Failed")
+    clean.wait(
+        lambda: (
+            "the checkpoint failed: shareProcessNamespace"
+            in status(clean, "my-llm", "dgd")["services"]["VllmWorker"]["message"]
+        ),
+        "the service says why",
+    )
+    assert len(operator_process.items(clean, "deployments")) == 1, "it runs all the same"
+
+
 def test_replicas_belong_to_the_autoscaler(clean: kube.Kube, operator: object) -> None:
     wanted = operator_process.graph("my-llm", {"identity": operator_process.IDENTITY})
     clean.apply(wanted)

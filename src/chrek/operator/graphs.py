@@ -292,6 +292,9 @@ def _entry(
         done = current is not None and entry["readyReplicas"] >= entry["replicas"]
         reason = names.Reason.AVAILABLE if done else names.Reason.WAITING_FOR_REPLICAS
         text = f"{entry['readyReplicas']} of {entry['replicas']} pods are ready"
+        theirs = (checkpoint or {}).get("status") or {}
+        if theirs.get("phase") == names.Phase.FAILED:
+            text += f"; they start cold, the checkpoint failed: {theirs.get('message', '')}"
         problem = Problem(reason, text)
     entry["reason"], entry["message"] = str(problem.reason), problem.message
     return entry
