@@ -20,4 +20,4 @@ def command(config_path: pathlib.Path) -> None:
     """Serve this node: capture and restore its pods (runs in the DaemonSet)."""
     from chrek.agent import main
 
-    main.run(config_path)
+    raise SystemExit(main.run(config_path))

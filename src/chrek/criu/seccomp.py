@@ -9,6 +9,7 @@ Source: seccomp(2), "BPF" in Linux' Documentation/networking/filter.rst.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import struct
 
@@ -26,8 +27,11 @@ _MOST_CASES = 64
 """Comparisons in a row that are taken as a set; there are as many as architectures."""
 
 
+@functools.lru_cache(maxsize=256)
 def canonical(program: bytes) -> bytes:
     """A digest of what a filter decides, whatever the order of its blocks.
+
+    Remembered, because all threads of a worker have the same few filters.
 
     Args:
         program: its instructions, as the kernel has them.
