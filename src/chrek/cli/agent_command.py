@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import sys
 
 import click
 
@@ -20,4 +21,4 @@ def command(config_path: pathlib.Path) -> None:
     """Serve this node: capture and restore its pods (runs in the DaemonSet)."""
     from chrek.agent import main
 
-    raise SystemExit(main.run(config_path))
+    sys.exit(main.run(config_path))
