@@ -109,6 +109,7 @@ def test_identities(cluster):
             "--overwrite",
         ),
         ('pods "a" is forbidden: exceeded quota: q', "raise the quota of namespace team"),
+        ("failed quota: q: must specify limits.memory", "set agent.resources to fit it"),
         ("no PriorityClass with name x was found", "correct what the message names"),
     ],
 )

@@ -134,8 +134,8 @@ def pod_security(
                 f"run kubectl label namespace {namespace} "
                 "pod-security.kubernetes.io/enforce=privileged --overwrite"
             )
-        elif "exceeded quota" in err.message:
-            hint = f"raise the quota of namespace {namespace}, or lower agent.resources"
+        elif "exceeded quota" in err.message or "failed quota" in err.message:
+            hint = f"raise the quota of namespace {namespace}, or set agent.resources to fit it"
         else:
             hint = f"make namespace {namespace} admit the agent, or correct what the message names"
         return report.failed(name, err.message, hint)

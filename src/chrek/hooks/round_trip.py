@@ -27,6 +27,7 @@ from chrek.hooks import counter, program
 from chrek.kube import workstation
 
 POLL_SECONDS = 0.2
+CLEAN_UP_SECONDS = 10
 T = TypeVar("T")
 Object = dict[str, Any]
 
@@ -268,6 +269,14 @@ class RoundTrip:
                 self._cluster.delete(path)
             except errors.ApiError as err:
                 print(f"could not delete {path}: {err}; it goes with the test's pod")
+                return
+        # So that nothing of the test is left when helm says that it is over.
+        patience = time.monotonic() + CLEAN_UP_SECONDS
+        while self._exists() and time.monotonic() < patience:
+            time.sleep(POLL_SECONDS)
+
+    def _exists(self) -> bool:
+        return self._cluster.get(self._path("pods", self._pod_name)) is not None
 
 
 def compare(before: Object, after: Object) -> None:
