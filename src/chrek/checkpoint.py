@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable
 
 import chrek
-from chrek import archive, digest, errors, log, manifest, names, procfs, rootfd
+from chrek import archive, digest, errors, initfile, log, manifest, names, procfs, rootfd
 from chrek import store as stores
 from chrek.criu import service
 
@@ -215,6 +215,11 @@ def _archive(
             writer.add(index, fd)
         with open(stage.path / archive.INDEX, "xb", opener=_private) as file:
             file.write(writer.index())
+        with (
+            initfile.directory(root, mounts) as ours,
+            open(stage.path / initfile.NAME, "xb", opener=_private) as file,
+        ):
+            file.write(initfile.read(ours))
 
 
 def _upper_directory(mounts: list[procfs.Mount]) -> int:

@@ -18,7 +18,19 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 
-from chrek import archive, cgroups, digest, errors, log, manifest, names, privilege, procfs, rootfd
+from chrek import (
+    archive,
+    cgroups,
+    digest,
+    errors,
+    initfile,
+    log,
+    manifest,
+    names,
+    privilege,
+    procfs,
+    rootfd,
+)
 from chrek import store as stores
 from chrek.criu import images, service, sockets
 from chrek.criu import messages_pb2 as pb
@@ -212,7 +224,9 @@ def _put_files(
             if index and volume.exclusive and volumes[volume.path]:
                 mirror.add(index)
         count = archive.apply(entries, io.BytesIO(data), roots, replace={0, *mirror}, mirror=mirror)
-    logger.debug("files", entries=len(entries), put=count, bytes=len(data))
+        with initfile.directory(root, mounts) as ours:
+            changed = initfile.put(ours, small[described.file(initfile.NAME).name])
+    logger.debug("files", entries=len(entries), put=count, bytes=len(data), init_changed=changed)
 
 
 @contextlib.contextmanager

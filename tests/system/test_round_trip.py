@@ -318,3 +318,20 @@ def test_no_preload_file_or_plugin_of_the_container_is_used(
         restore_into(target, open_artifact(store, captured), staging)
         assert not (root / "dev/shm/owned").exists()
         assert target.request("count").split()[1] == "2"
+
+
+def test_the_captured_chrek_init_is_put_back_after_an_upgrade(
+    tmp_path: pathlib.Path,
+    store: stores.Store,
+    captured: checkpoint.Captured,
+    staging: pathlib.Path,
+) -> None:
+    with sandbox.container(tmp_path, "target", "--wait", "20", "--", "false") as target:
+        installed = target.directory / "chrek/chrek-init"
+        before = installed.read_bytes()
+        newer = target.directory / "chrek/newer"
+        newer.write_bytes(before + b"another version")
+        newer.rename(installed)
+        restore_into(target, open_artifact(store, captured), staging)
+        assert installed.read_bytes() == before
+        assert target.request("count").split()[1] == "2"
