@@ -8,6 +8,7 @@ store's file system can express or on who the store thinks root is.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -15,7 +16,7 @@ from typing import Any, BinaryIO
 
 import msgspec
 
-from chrek import errors, rootfd
+from chrek import errors, inode, rootfd
 
 INDEX = "files.index"
 DATA = "files.data"
@@ -23,29 +24,8 @@ MAX_ENTRIES = 1_000_000
 _COPY_BYTES = 1 << 20
 _OPAQUE = "trusted.overlay.opaque"
 _KEPT_XATTRS = ("user.", "security.capability", "system.posix_acl_")
-
-
-class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One file, directory or other inode."""
-
-    volume: int
-    """Index into the manifest's volumes."""
-    path: bytes
-    """Below the volume; empty for its root directory."""
-    kind: str
-    """file, directory, symlink, fifo, hardlink or whiteout."""
-    mode: int = 0
-    uid: int = 0
-    gid: int = 0
-    mtime_ns: int = 0
-    target: bytes = b""
-    """Of a symbolic link; of a hard link the path of the first one."""
-    size: int = 0
-    extents: list[tuple[int, int]] = []
-    """Offset and length of every part that is not a hole; their bytes follow in the data file."""
-    xattrs: dict[str, bytes] = {}
-    opaque: bool = False
-    """Directory that hides what the image has at this path."""
+_RACES = (errno.ENOENT, errno.EXDEV, errno.ENOTDIR, errno.ELOOP)
+"""What opening says of a file that has gone or was replaced since its directory was read."""
 
 
 class Writer:
@@ -53,7 +33,7 @@ class Writer:
 
     def __init__(self, data: BinaryIO) -> None:
         self._data = data
-        self.entries: list[Entry] = []
+        self.entries: list[inode.Entry] = []
 
     def add(self, volume: int, root: int, *, skip: frozenset[bytes] = frozenset()) -> None:
         """Add everything below a directory.
@@ -73,18 +53,25 @@ class Writer:
                     f"more than {MAX_ENTRIES} changed files in the container",
                     hint="move them onto a volume that is not captured",
                 )
-            entry = self._entry(volume, root, path, info, seen)
+            try:
+                entry = self._entry(volume, root, path, info, seen)
+            except OSError as err:
+                # Other containers go on writing into volumes that they share with this one.
+                if err.errno not in _RACES:
+                    raise
+                seen.pop(info.st_ino, None)
+                continue
             if entry is not None:
                 self.entries.append(entry)
 
     def _entry(
         self, volume: int, root: int, path: bytes, info: os.stat_result, seen: dict[int, bytes]
-    ) -> Entry | None:
+    ) -> inode.Entry | None:
         mode = info.st_mode
         if stat.S_ISSOCK(mode):
             return None  # CRIU binds the socket again.
         if stat.S_ISCHR(mode) and info.st_rdev == 0:
-            return Entry(volume=volume, path=path, kind="whiteout")
+            return inode.Entry(volume=volume, path=path, kind="whiteout")
         if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
             raise errors.UnsupportedError(
                 f"device node {os.fsdecode(path)!r} in the container's files",
@@ -93,7 +80,7 @@ class Writer:
         if not stat.S_ISDIR(mode) and info.st_nlink > 1:
             first = seen.setdefault(info.st_ino, path)
             if first is not path:
-                return Entry(volume=volume, path=path, kind="hardlink", target=first)
+                return inode.Entry(volume=volume, path=path, kind="hardlink", target=first)
         common: dict[str, Any] = {
             "volume": volume,
             "path": path,
@@ -105,20 +92,20 @@ class Writer:
         if stat.S_ISLNK(mode):
             with _parent(root, path) as (parent, name):
                 target = os.readlink(name, dir_fd=parent)
-            return Entry(kind="symlink", target=target, **common)
+            return inode.Entry(kind="symlink", target=target, **common)
         if stat.S_ISFIFO(mode):
-            return Entry(kind="fifo", **common)
+            return inode.Entry(kind="fifo", **common)
         fd = rootfd.open_below(root, path, os.O_RDONLY | os.O_NONBLOCK)
         try:
             xattrs = _xattrs(fd)
             if stat.S_ISDIR(mode):
                 opaque = _is_opaque(fd)
-                return Entry(kind="directory", xattrs=xattrs, opaque=opaque, **common)
+                return inode.Entry(kind="directory", xattrs=xattrs, opaque=opaque, **common)
             size = os.fstat(fd).st_size
             extents = list(_extents(fd, size))
             for offset, length in extents:
                 self._copy(fd, offset, length)
-            return Entry(kind="file", size=size, extents=extents, xattrs=xattrs, **common)
+            return inode.Entry(kind="file", size=size, extents=extents, xattrs=xattrs, **common)
         finally:
             os.close(fd)
 
@@ -136,37 +123,31 @@ class Writer:
         return msgspec.msgpack.encode(self.entries)
 
 
-def decode(index: bytes, volumes: int, data_bytes: int) -> list[Entry]:
+def decode(index: bytes, volumes: int, data_bytes: int) -> list[inode.Entry]:
     """Read an index that may be hostile.
 
     Raises:
         ArtifactError: not an index, or a path, size or volume that cannot be.
     """
     try:
-        entries = msgspec.msgpack.decode(index, type=list[Entry])
-    except msgspec.DecodeError as err:
+        entries = msgspec.msgpack.decode(index, type=list[inode.Entry])
+    except (msgspec.DecodeError, RecursionError) as err:
         raise errors.ArtifactError(f"{INDEX}: {err}") from err
-    used = 0
-    for entry in entries:
-        for path in (entry.path, entry.target if entry.kind == "hardlink" else b""):
-            parts = path.split(b"/") if path else []
-            if b"" in parts or b"." in parts or b".." in parts or b"\0" in path:
-                raise errors.ArtifactError(f"{INDEX}: path {path!r} is not one")
-        if not 0 <= entry.volume < volumes:
-            raise errors.ArtifactError(f"{INDEX}: volume {entry.volume} of {volumes}")
-        end = 0
-        for offset, length in entry.extents:
-            if offset < end or length <= 0 or offset + length > entry.size:
-                raise errors.ArtifactError(f"{INDEX}: extents of {entry.path!r} are not in order")
-            end = offset + length
-            used += length
+    try:
+        for entry in entries:
+            inode.check(entry, volumes)
+    except errors.ArtifactError as err:
+        raise errors.ArtifactError(f"{INDEX}: {err}") from err
+    if len({(entry.volume, entry.path) for entry in entries}) != len(entries):
+        raise errors.ArtifactError(f"{INDEX}: a path is named twice")
+    used = sum(entry.stored for entry in entries)
     if used != data_bytes:
         raise errors.ArtifactError(f"{INDEX}: names {used} bytes of {data_bytes} in {DATA}")
     return entries
 
 
 def apply(
-    entries: list[Entry],
+    entries: list[inode.Entry],
     data: BinaryIO,
     roots: dict[int, int],
     *,
@@ -193,52 +174,64 @@ def apply(
     count = 0
     for volume in sorted(mirror & roots.keys()):
         _remove_others(roots[volume], {e.path for e in entries if e.volume == volume})
+    directories = []
     for entry in entries:
-        stored = sum(length for _, length in entry.extents)
         if entry.volume not in roots:
-            data.seek(stored, os.SEEK_CUR)
+            data.seek(entry.stored, os.SEEK_CUR)
             continue
         start = data.tell()
         try:
-            _put(entry, data, roots[entry.volume], replace=entry.volume in replace)
-            count += 1
+            if _put(entry, data, roots[entry.volume], replace=entry.volume in replace):
+                count += 1
+                if entry.kind == "directory":
+                    directories.append(entry)
         except OSError as err:
-            # EXDEV: a file that the runtime or a volume mounts here in the new container.
-            if err.errno != 18:
-                raise errors.ArtifactError(
-                    f"cannot put {os.fsdecode(entry.path)!r} into the container: {err.strerror}",
-                    hint="the container has something else at this path",
-                ) from err
-        data.seek(start + stored)
+            # A file that the runtime or a volume mounts here in the new container.
+            if err.errno != errno.EXDEV:
+                raise _obstructed(entry, err) from err
+        data.seek(start + entry.stored)
+    for entry in directories:
+        # What was put into them has changed their times.
+        try:
+            with _closing(rootfd.directory(roots[entry.volume], entry.path)) as fd:
+                os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+        except OSError as err:
+            raise _obstructed(entry, err) from err
     return count
 
 
-def _put(entry: Entry, data: BinaryIO, root: int, *, replace: bool) -> None:
+def _obstructed(entry: inode.Entry, err: OSError) -> errors.ArtifactError:
+    return errors.ArtifactError(
+        f"cannot put {os.fsdecode(entry.path)!r} into the container: {err.strerror}",
+        hint="the container has something else at this path",
+    )
+
+
+def _put(entry: inode.Entry, data: BinaryIO, root: int, *, replace: bool) -> bool:
+    """Put one entry in place; False when it left alone what is there."""
     if not entry.path:
-        fd = rootfd.directory(root, "")
-        with _closing(fd):
-            _metadata(fd, entry)
-        return
+        if replace:
+            with _closing(rootfd.directory(root, "")) as fd:
+                _metadata(fd, entry)
+        return replace
     with _parent(root, entry.path) as (parent, name):
-        there = _lstat(name, parent)
+        there = _look(name, parent)
+        if there is not None and not replace:
+            return False
         if entry.kind == "whiteout":
             if there is not None:
                 _remove(parent, name)
-            return
+            return True
         if entry.kind == "directory":
-            if there is not None and (entry.opaque or not stat.S_ISDIR(there.st_mode)) and replace:
+            if there is not None and (entry.opaque or not stat.S_ISDIR(there.st_mode)):
                 _remove(parent, name)
                 there = None
             if there is None:
                 os.mkdir(name, 0o700, dir_fd=parent)
-            elif not replace:
-                return
             with _closing(rootfd.directory(parent, name)) as fd:
                 _metadata(fd, entry)
-            return
+            return True
         if there is not None:
-            if not replace:
-                return
             _remove(parent, name)
         if entry.kind == "hardlink":
             with _parent(root, entry.target) as (first_parent, first):
@@ -250,17 +243,16 @@ def _put(entry: Entry, data: BinaryIO, root: int, *, replace: bool) -> None:
             os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         elif entry.kind == "fifo":
             os.mkfifo(name, 0o600, dir_fd=parent)
-            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
-            os.chmod(name, entry.mode, dir_fd=parent)
-        elif entry.kind == "file":
+            with _closing(rootfd.open_below(parent, name, os.O_RDONLY | os.O_NONBLOCK)) as fd:
+                _metadata(fd, entry)
+        else:
             flags = os.O_CREAT | os.O_EXCL | os.O_RDWR
             with _closing(rootfd.open_below(parent, name, flags, mode=0o600)) as fd:
                 os.ftruncate(fd, entry.size)
                 for offset, length in entry.extents:
                     _fill(fd, data, offset, length)
                 _metadata(fd, entry)
-        else:
-            raise errors.ArtifactError(f"{INDEX}: kind {entry.kind!r} is not one")
+    return True
 
 
 def _fill(fd: int, data: BinaryIO, offset: int, length: int) -> None:
@@ -273,7 +265,7 @@ def _fill(fd: int, data: BinaryIO, offset: int, length: int) -> None:
         length -= len(part)
 
 
-def _metadata(fd: int, entry: Entry) -> None:
+def _metadata(fd: int, entry: inode.Entry) -> None:
     os.fchown(fd, entry.uid, entry.gid)
     os.fchmod(fd, entry.mode)
     for name, value in entry.xattrs.items():
@@ -290,7 +282,7 @@ def _walk(root: int, skip: frozenset[bytes]) -> Iterator[tuple[bytes, os.stat_re
         try:
             fd = rootfd.directory(root, path)
         except OSError as err:
-            if err.errno in (2, 18, 20):  # Gone, another mount, or replaced meanwhile.
+            if err.errno in _RACES:
                 continue
             raise
         with _closing(fd):
@@ -300,8 +292,13 @@ def _walk(root: int, skip: frozenset[bytes]) -> Iterator[tuple[bytes, os.stat_re
             for item in os.listdir(fd):
                 name = os.fsencode(item)
                 child = path + b"/" + name if path else name
-                info = _lstat(name, fd)
-                if info is None or child in skip:
+                try:
+                    info = None if child in skip else _look(name, fd)
+                except OSError as err:
+                    if err.errno not in _RACES:
+                        raise
+                    continue
+                if info is None:
                     continue
                 yield child, info
                 if stat.S_ISDIR(info.st_mode):
@@ -312,7 +309,7 @@ def _walk(root: int, skip: frozenset[bytes]) -> Iterator[tuple[bytes, os.stat_re
 def _remove_others(root: int, keep: set[bytes]) -> None:
     for path, info in sorted(_walk(root, frozenset()), key=lambda item: item[0], reverse=True):
         if path and path not in keep:
-            with _parent(root, path) as (parent, name), contextlib.suppress(OSError):
+            with contextlib.suppress(OSError), _parent(root, path) as (parent, name):
                 if stat.S_ISDIR(info.st_mode):
                     os.rmdir(name, dir_fd=parent)
                 else:
@@ -321,7 +318,9 @@ def _remove_others(root: int, keep: set[bytes]) -> None:
 
 def _remove(parent: int, name: bytes) -> None:
     """Remove whatever is at a name, directories with all below them, on this mount only."""
-    info = os.stat(name, dir_fd=parent, follow_symlinks=False)
+    info = _look(name, parent)
+    if info is None:
+        return
     if not stat.S_ISDIR(info.st_mode):
         os.unlink(name, dir_fd=parent)
         return
@@ -346,9 +345,17 @@ def _closing(fd: int) -> Iterator[int]:
         os.close(fd)
 
 
-def _lstat(name: bytes, parent: int) -> os.stat_result | None:
+def _look(name: bytes, parent: int) -> os.stat_result | None:
+    """What is at a name, links not followed; None when nothing is.
+
+    To remove the name of a mount would unmount it in the container, so a mount is never looked at.
+
+    Raises:
+        OSError: EXDEV for something that is mounted there.
+    """
     try:
-        return os.stat(name, dir_fd=parent, follow_symlinks=False)
+        with _closing(rootfd.open_below(parent, name, os.O_PATH | os.O_NOFOLLOW)) as fd:
+            return os.fstat(fd)
     except FileNotFoundError:
         return None
 
