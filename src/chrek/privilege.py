@@ -8,6 +8,7 @@ Source: capabilities(7), seccomp(2), `creds.proto`, `core.proto`, `seccomp.proto
 
 from __future__ import annotations
 
+import functools
 import pathlib
 from collections.abc import Sequence
 
@@ -17,10 +18,14 @@ from chrek.criu import messages_pb2 as pb
 
 SECCOMP_DISABLED = 0
 SECCOMP_FILTER = 2
+SECCOMP_FILTER_FLAG_TSYNC = 1
 _DEAD_STATES = (0x02, 0x06)
 """CRIU's TASK_DEAD and TASK_ZOMBIE: nothing of them runs after a restore."""
 _UIDS = ("uid", "euid", "suid", "fsuid")
 _GIDS = ("gid", "egid", "sgid", "fsgid")
+
+Chain = tuple[pb.SeccompFilter, ...]
+"""Filters of one thread, oldest first."""
 
 
 def check(images_dir: pathlib.Path, init: procfs.Status, filters: Sequence[bytes]) -> None:
@@ -39,24 +44,31 @@ def check(images_dir: pathlib.Path, init: procfs.Status, filters: Sequence[bytes
     if not tasks:
         raise errors.ArtifactError("pstree.img: no task in it")
     chains = _chains(images_dir)
-    expected = {t for task in tasks for t in (task.pid, *task.threads)}
+    leaders = {t: task.pid for task in tasks for t in (task.pid, *task.threads)}
+    expected = set(leaders)
     present = {int(path.stem.removeprefix("core-")) for path in images_dir.glob("core-*.img")}
     if expected != present:
         odd = sorted(expected ^ present)[:5]
         raise errors.ArtifactError(f"core images and pstree.img disagree about tasks {odd}")
-    for tid in sorted(expected):
-        entries = images.read(images_dir / f"core-{tid}.img", pb.CoreEntry)
-        if len(entries) != 1:
-            raise errors.ArtifactError(f"core-{tid}.img: {len(entries)} entries instead of one")
-        _check_task(tid, entries[0], init, filters, chains)
+    cores = {tid: _core(images_dir, tid) for tid in sorted(expected)}
+    for tid, core in cores.items():
+        _check_task(tid, core, cores[leaders[tid]], init, filters, chains)
+
+
+def _core(images_dir: pathlib.Path, tid: int) -> pb.CoreEntry:
+    entries = images.read(images_dir / f"core-{tid}.img", pb.CoreEntry)
+    if len(entries) != 1:
+        raise errors.ArtifactError(f"core-{tid}.img: {len(entries)} entries instead of one")
+    return entries[0]
 
 
 def _check_task(
     tid: int,
     core: pb.CoreEntry,
+    leader: pb.CoreEntry,
     init: procfs.Status,
     filters: Sequence[bytes],
-    chains: Sequence[tuple[bytes, ...]],
+    chains: Sequence[Chain],
 ) -> None:
     if not core.HasField("thread_core") or not core.thread_core.HasField("creds"):
         if core.HasField("tc") and core.tc.task_state in _DEAD_STATES:
@@ -84,30 +96,40 @@ def _check_task(
         raise _mismatch(tid, f"securebits {creds.secbits:#x}", "0x0")
     if init.no_new_privs and not creds.no_new_privs:
         raise _mismatch(tid, "no_new_privs unset", "it set")
-    _check_seccomp(tid, core.thread_core, filters, chains)
+    _check_seccomp(tid, core.thread_core, leader.thread_core, filters, chains)
 
 
 def _check_seccomp(
     tid: int,
     thread: pb.ThreadCoreEntry,
+    leader: pb.ThreadCoreEntry,
     filters: Sequence[bytes],
-    chains: Sequence[tuple[bytes, ...]],
+    chains: Sequence[Chain],
 ) -> None:
     if not filters:
         return
-    if thread.seccomp_mode != SECCOMP_FILTER:
+    # CRIU notes the filters of a process once when all its threads have the same ones: the leader
+    # installs them for all (SECCOMP_FILTER_FLAG_TSYNC), and the other threads name none.
+    shared = thread.seccomp_mode == SECCOMP_DISABLED and thread is not leader
+    holder = leader if shared else thread
+    if holder.seccomp_mode != SECCOMP_FILTER:
         raise _mismatch(tid, "no seccomp filter", f"{len(filters)} of them")
-    if thread.seccomp_filter >= len(chains):
+    if holder.seccomp_filter >= len(chains):
         raise errors.ArtifactError(
-            f"core-{tid}.img: seccomp filter {thread.seccomp_filter} missing"
+            f"core-{tid}.img: seccomp filter {holder.seccomp_filter} missing"
         )
+    chain = chains[holder.seccomp_filter][: len(filters)]
+    if shared and not all(item.flags & SECCOMP_FILTER_FLAG_TSYNC for item in chain):
+        raise _mismatch(tid, "no seccomp filter", f"{len(filters)} of them")
     # What filters decide counts, not their bytes: see `seccomp.canonical`.
-    held = [seccomp.canonical(program) for program in chains[thread.seccomp_filter]]
-    if held[: len(filters)] != [seccomp.canonical(program) for program in filters]:
+    if [_canonical(item.filter) for item in chain] != [_canonical(one) for one in filters]:
         raise _mismatch(tid, "other seccomp filters", f"{len(filters)} filters of its own")
 
 
-def _chains(images_dir: pathlib.Path) -> list[tuple[bytes, ...]]:
+_canonical = functools.lru_cache(maxsize=64)(seccomp.canonical)
+
+
+def _chains(images_dir: pathlib.Path) -> list[Chain]:
     """For every filter in seccomp.img the filters that a thread which names it gets, oldest first.
 
     CRIU writes a thread's newest filter first and the thread names its oldest one, so `prev` leads
@@ -116,15 +138,15 @@ def _chains(images_dir: pathlib.Path) -> list[tuple[bytes, ...]]:
     path = images_dir / "seccomp.img"
     if not path.exists():
         return []
-    chains: list[tuple[bytes, ...]] = []
+    chains: list[Chain] = []
     for entry in images.read(path, pb.SeccompEntry):
         for index, item in enumerate(entry.seccomp_filters):
-            newer: tuple[bytes, ...] = ()
+            newer: Chain = ()
             if item.HasField("prev"):
                 if item.prev >= index:
                     raise errors.ArtifactError("seccomp.img: a filter refers to a later one")
                 newer = chains[item.prev]
-            chains.append((item.filter, *newer))
+            chains.append((item, *newer))
     return chains
 
 
