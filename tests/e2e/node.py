@@ -109,6 +109,16 @@ def catch(matches: Callable[[int], bool], what: str, *, timeout: float) -> int:
     raise AssertionError(f"no {what} appeared within {timeout:.0f} s")
 
 
-def is_criu(pid: int) -> bool:
-    """Whether a process is CRIU itself, started through its loader from the agent's image."""
-    return name(pid) in ("criu", "ld.so") or any("criu" in part for part in command(pid)[:4])
+def criu_of(agent: int) -> Callable[[int], bool]:
+    """Whether a process is CRIU, started by this agent (there may be others on the machine)."""
+
+    def matches(pid: int) -> bool:
+        if not any("criu" in part for part in command(pid)[:4]):
+            return False
+        while pid > 1:
+            pid = parent(pid)
+            if pid == agent:
+                return True
+        return False
+
+    return matches

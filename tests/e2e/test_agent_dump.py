@@ -18,7 +18,7 @@ def test_the_next_attempt_succeeds_and_nothing_is_left(here: place.Place) -> Non
     seen: list[tiny.Object] = []
 
     def kill() -> None:
-        node.catch(node.is_criu, "CRIU", timeout=60)
+        node.catch(node.criu_of(agent), "CRIU", timeout=60)
         seen.extend(sources(here))
         os.kill(agent, signal.SIGKILL)
 

@@ -97,7 +97,7 @@ def test_the_agent_is_killed_during_the_restore(here: place.Place, heavy: tiny.W
     caught: list[int] = []
 
     def kill() -> None:
-        criu = node.catch(node.is_criu, "CRIU", timeout=40)
+        criu = node.catch(node.criu_of(pid), "CRIU", timeout=40)
         os.kill(pid, signal.SIGKILL)
         caught.append(criu)
 
