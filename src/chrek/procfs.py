@@ -19,7 +19,7 @@ PROC = pathlib.Path("/proc")
 NAMESPACES = ("mnt", "uts", "ipc", "net", "pid", "cgroup", "user")
 
 _POD = re.compile(r"pod([0-9a-f]{8}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{4}[-_][0-9a-f]{12})")
-_STATIC_POD = re.compile(r"/pod([0-9a-f]{32})(?:\.slice)?/")
+_STATIC_POD = re.compile(r"[/-]pod([0-9a-f]{32})(?:\.slice)?/")
 _CONTAINER = re.compile(r"([0-9a-f]{64})(?:\.scope)?(?:/|$)")
 _TERMINATION_LOG = re.compile(r"/pods/[^/]+/containers/([^/]+)/[0-9a-f]+$")
 
@@ -75,7 +75,8 @@ def status(pid: int) -> Status:
         ProcessLookupError: there is no such process.
     """
     try:
-        lines = (PROC / str(pid) / "status").read_text().splitlines()
+        # A process's name is any bytes, such as UTF-8 that was cut inside a character.
+        lines = (PROC / str(pid) / "status").read_text(errors="replace").split("\n")
     except FileNotFoundError as err:
         raise ProcessLookupError(pid) from err
     fields = dict(line.split(":", 1) for line in lines if ":" in line)
@@ -195,7 +196,7 @@ def children(pid: int) -> list[int]:
     for task in (PROC / str(pid) / "task").iterdir():
         try:
             found += map(int, (task / "children").read_text().split())
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             continue
     return found
 
@@ -206,7 +207,7 @@ def tree(pid: int) -> list[int]:
     for member in found:
         try:
             found += children(member)
-        except FileNotFoundError:
+        except (FileNotFoundError, ProcessLookupError):
             continue
     return found
 
@@ -227,4 +228,4 @@ def in_pid_namespace(pid: int) -> list[int]:
 
 def start_time_ticks(pid: int) -> int:
     """Start time of a process in clock ticks since boot: with the pid it names it for good."""
-    return int((PROC / str(pid) / "stat").read_text().rpartition(")")[2].split()[19])
+    return int((PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[19])
