@@ -45,10 +45,7 @@ class Pool:
 
     def verify(self, fd: int, file: manifest.File) -> list[concurrent.futures.Future[None]]:
         """Start verifying an open file; each future raises ArtifactError on a difference."""
-        if os.fstat(fd).st_size != file.size:
-            raise errors.ArtifactError(
-                f"{file.name}: {os.fstat(fd).st_size} bytes instead of {file.size}"
-            )
+        _check_size(os.fstat(fd).st_size, file)
         return [
             self._executor.submit(self._verify_chunk, fd, file, index)
             for index in range(len(file.chunks))
@@ -60,6 +57,7 @@ class Pool:
         Raises:
             ArtifactError: on a difference.
         """
+        _check_size(len(data), file)
         spans = range(0, len(data), manifest.CHUNK_BYTES)
         found = [blake3.blake3(data[at : at + manifest.CHUNK_BYTES]).hexdigest() for at in spans]
         for index, (one, other) in enumerate(zip(found, file.chunks, strict=True)):
@@ -83,6 +81,11 @@ class Pool:
                 break
             done += count
         return blake3.blake3(view[:done]).hexdigest()
+
+
+def _check_size(size: int, file: manifest.File) -> None:
+    if size != file.size:
+        raise errors.ArtifactError(f"{file.name}: {size} bytes instead of {file.size}")
 
 
 def _different(file: manifest.File, index: int) -> errors.ArtifactError:

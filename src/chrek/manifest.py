@@ -17,6 +17,8 @@ from chrek import errors, names
 VERSION = 1
 CHUNK_BYTES = 4 << 20
 MAX_BYTES = 64 << 20
+MAX_PID = 1 << 22
+"""The kernel's own limit."""
 NAME = "manifest.json"
 
 
@@ -120,8 +122,12 @@ def decode(data: bytes, *, expected_digest: str | None = None) -> Manifest:
                 hint="use the chrek version that made it, or make the checkpoint again",
             )
         manifest = msgspec.json.decode(data, type=Manifest)
-    except msgspec.DecodeError as err:
+    except (msgspec.DecodeError, RecursionError) as err:
         raise errors.ArtifactError(f"{NAME}: {err}") from err
+    if not 1 < manifest.rootPid <= MAX_PID:
+        raise errors.ArtifactError(f"{NAME}: the tree's root cannot have pid {manifest.rootPid}")
+    if len(manifest.stdio) != 3:
+        raise errors.ArtifactError(f"{NAME}: stdio has {len(manifest.stdio)} descriptors, not 3")
     for file in manifest.files:
         _check(file)
     if len({file.name for file in manifest.files}) != len(manifest.files):

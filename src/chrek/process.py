@@ -51,10 +51,8 @@ def run(
             env=env,
             check=False,
         )
-    except FileNotFoundError as err:
-        raise errors.ToolError(
-            f"{line[0]}: not found", argv=line, hint="it is part of the chrek image"
-        ) from err
+    except OSError as err:
+        raise _not_started(line, err) from err
     except subprocess.TimeoutExpired as err:
         raise errors.ToolError(
             f"{line[0]}: no end after {timeout_seconds:g} seconds", argv=line
@@ -90,7 +88,10 @@ def start(
             pass_fds=pass_fds,
             env=env,
         )
-    except FileNotFoundError as err:
-        raise errors.ToolError(
-            f"{argv[0]}: not found", argv=list(argv), hint="it is part of the chrek image"
-        ) from err
+    except OSError as err:
+        raise _not_started(list(argv), err) from err
+
+
+def _not_started(argv: list[str], err: OSError) -> errors.ToolError:
+    why = "not found" if isinstance(err, FileNotFoundError) else err.strerror
+    return errors.ToolError(f"{argv[0]}: {why}", argv=argv, hint="it is part of the chrek image")

@@ -228,4 +228,5 @@ def in_pid_namespace(pid: int) -> list[int]:
 
 def start_time_ticks(pid: int) -> int:
     """Start time of a process in clock ticks since boot: with the pid it names it for good."""
-    return int((PROC / str(pid) / "stat").read_text(errors="replace").rpartition(")")[2].split()[19])
+    text = (PROC / str(pid) / "stat").read_text(errors="replace")
+    return int(text.rpartition(")")[2].split()[19])

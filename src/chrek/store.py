@@ -60,6 +60,7 @@ class Store:
             base: `storage.pvc.basePath`.
             namespace: empty for the release's own namespace.
         """
+        self._base = base
         self._root = base / "ns" / namespace if namespace else base
 
     def location(self, identity_hash: str) -> str:
@@ -77,8 +78,9 @@ class Store:
         stage = Stage(uuid=name, path=parent / name)
         try:
             stage.images.mkdir(mode=0o700, parents=True)
-            for directory in (stage.path, parent, parent.parent):
-                directory.chmod(0o700)
+            below = stage.path.relative_to(self._base).parts
+            for depth in range(len(below)):
+                self._base.joinpath(*below[: depth + 1]).chmod(0o700)
         except OSError as err:
             raise _unusable(parent, err) from err
         return stage
