@@ -68,6 +68,8 @@ def decode(data: bytes, kind: type[MessageT], name: str) -> list[MessageT]:
             entry.ParseFromString(data[at : at + size])
         except message.DecodeError as err:
             raise errors.ArtifactError(f"{name}: {err}") from err
+        if not entry.IsInitialized():
+            raise errors.ArtifactError(f"{name}: an entry lacks required fields")
         entries.append(entry)
         at += size
     return entries

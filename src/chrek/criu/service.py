@@ -124,7 +124,10 @@ class Service:
         bundle = process.LIBEXEC / "criu"
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket = ours
+        on_failure = contextlib.ExitStack()
+        on_failure.callback(ours.close)
         with (
+            on_failure,
             theirs,
             _opened(bundle / "ld.so", os.O_PATH) as loader,
             _opened(bundle / "criu", os.O_RDONLY) as program,
@@ -153,6 +156,7 @@ class Service:
                 ],
                 env=environment,
             )
+            on_failure.pop_all()
 
     def __enter__(self) -> Service:
         return self
