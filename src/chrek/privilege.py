@@ -45,12 +45,12 @@ def check(images_dir: pathlib.Path, init: procfs.Status, filters: Sequence[bytes
         raise errors.ArtifactError("pstree.img: no task in it")
     chains = _chains(images_dir)
     leaders = {t: task.pid for task in tasks for t in (task.pid, *task.threads)}
-    expected = set(leaders)
-    present = {int(path.stem.removeprefix("core-")) for path in images_dir.glob("core-*.img")}
+    expected = {f"core-{tid}.img" for tid in leaders}
+    present = {path.name for path in images_dir.glob("core-*.img")}
     if expected != present:
-        odd = sorted(expected ^ present)[:5]
-        raise errors.ArtifactError(f"core images and pstree.img disagree about tasks {odd}")
-    cores = {tid: _core(images_dir, tid) for tid in sorted(expected)}
+        odd = ", ".join(sorted(expected ^ present)[:5])
+        raise errors.ArtifactError(f"core images and pstree.img disagree about {odd}")
+    cores = {tid: _core(images_dir, tid) for tid in sorted(leaders)}
     for tid, core in cores.items():
         _check_task(tid, core, cores[leaders[tid]], init, filters, chains)
 
@@ -139,14 +139,16 @@ def _chains(images_dir: pathlib.Path) -> list[Chain]:
     if not path.exists():
         return []
     chains: list[Chain] = []
-    for entry in images.read(path, pb.SeccompEntry):
-        for index, item in enumerate(entry.seccomp_filters):
-            newer: Chain = ()
-            if item.HasField("prev"):
-                if item.prev >= index:
-                    raise errors.ArtifactError("seccomp.img: a filter refers to a later one")
-                newer = chains[item.prev]
-            chains.append((item, *newer))
+    entries = images.read(path, pb.SeccompEntry)
+    if len(entries) != 1:
+        raise errors.ArtifactError(f"seccomp.img: {len(entries)} entries instead of one")
+    for index, item in enumerate(entries[0].seccomp_filters):
+        newer: Chain = ()
+        if item.HasField("prev"):
+            if item.prev >= index:
+                raise errors.ArtifactError("seccomp.img: a filter refers to a later one")
+            newer = chains[item.prev]
+        chains.append((item, *newer))
     return chains
 
 
