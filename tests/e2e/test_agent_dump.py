@@ -7,7 +7,7 @@ import signal
 import threading
 
 from e2e import node, place, tiny
-from showcase import example, pods
+from showcase import cluster, example, pods
 
 SOURCES = "labelSelector=nvidia.com%2Fchrek-is-checkpoint-source%3Dtrue"
 
@@ -17,9 +17,15 @@ def test_the_next_attempt_succeeds_and_nothing_is_left(here: place.Place) -> Non
     agent = node.agent_pid(node.agent(here.live, here.namespace, "n1"))
     seen: list[tiny.Object] = []
 
+    criu: list[int] = []
+
     def kill() -> None:
-        node.catch(node.criu_of(agent), "CRIU", timeout=60)
+        criu.append(node.catch(node.criu_of(agent), "CRIU", timeout=60))
         seen.extend(sources(here))
+        # In the middle: CRIU has seized the worker.
+        cluster.wait_until(
+            lambda: stuck(seen), "the worker is frozen by CRIU", timeout=20, interval=0.001
+        )
         os.kill(agent, signal.SIGKILL)
 
     thread = threading.Thread(target=kill)
@@ -34,13 +40,22 @@ def test_the_next_attempt_succeeds_and_nothing_is_left(here: place.Place) -> Non
     folder = here.volume() / worker.hash / kept["name"]
     complete = [path.name for path in folder.iterdir() if (path / "manifest.json").exists()]
     assert complete == [kept["uuid"]]
-    # No frozen process, and none of CRIU's.
-    for pod in [*seen, *sources(here)]:
-        stuck = [p for p in node.processes(pod) if node.state(p) in ("T", "t", "D")]
-        assert not stuck, [(p, node.name(p), node.state(p)) for p in stuck]
+    # No frozen process, and CRIU ended with its agent.
+    assert not stuck([*seen, *sources(here)])
+    assert not node.state(criu[0]), node.command(criu[0])
     with here.pod(worker.pod("after-interruption", node="n2")) as pod:
         place.assert_warm(here.live, pod)
         assert pods.state(here.live, pod, count=True).counter == 1
+
+
+def stuck(found: list[tiny.Object]) -> list[tuple[int, str, str]]:
+    """Processes of pods that are stopped, traced or in an endless wait."""
+    return [
+        (pid, node.name(pid), node.state(pid))
+        for pod in found
+        for pid in node.processes(pod)
+        if node.state(pid) in ("T", "t", "D")
+    ]
 
 
 def sources(here: place.Place) -> list[tiny.Object]:

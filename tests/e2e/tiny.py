@@ -20,11 +20,14 @@ import http.server, json, os, secrets, signal, socket, sys, time
 ballast = os.urandom(int(sys.argv[1]) << 20)
 delay = float(sys.argv[2])
 for link, target in zip(sys.argv[3::2], sys.argv[4::2]):
-    os.makedirs(os.path.dirname(link), exist_ok=True)
-    if target.startswith('text:'):
-        open(link, 'w').write(target[5:])
-    else:
-        os.symlink(target, link)
+    try:
+        os.makedirs(os.path.dirname(link), exist_ok=True)
+        if target.startswith('text:'):
+            open(link, 'w').write(target[5:])
+        else:
+            os.symlink(target, link)
+    except OSError as error:
+        print('not made:', error, flush=True)
 nonce, counter, pid = secrets.token_hex(16), 0, os.getpid()
 class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self):
