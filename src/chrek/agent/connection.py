@@ -32,7 +32,7 @@ class Connection:
         """
         loop = asyncio.get_running_loop()
         while b"\n" not in self._buffer:
-            if len(self._buffer) > MAX_LINE_BYTES:
+            if len(self._buffer) >= MAX_LINE_BYTES:
                 raise errors.PeerError(f"a line longer than {MAX_LINE_BYTES} bytes")
             try:
                 data = await loop.sock_recv(self.socket, 4096)
@@ -42,6 +42,8 @@ class Connection:
                 return None
             self._buffer += data
         line, _, self._buffer = self._buffer.partition(b"\n")
+        if len(line) >= MAX_LINE_BYTES:
+            raise errors.PeerError(f"a line longer than {MAX_LINE_BYTES} bytes")
         try:
             return line.decode("ascii")
         except UnicodeDecodeError as err:

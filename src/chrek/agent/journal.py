@@ -49,7 +49,8 @@ class Journal:
                 record = msgspec.json.decode(file.read_bytes(), type=Record)
             except (OSError, msgspec.DecodeError) as err:
                 LOG.warning("journal entry dropped", file=file.name, error=str(err))
-                file.unlink(missing_ok=True)
+                with contextlib.suppress(OSError):
+                    file.unlink(missing_ok=True)
                 continue
             if record.state == "restoring":
                 record = msgspec.structs.replace(

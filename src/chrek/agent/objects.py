@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import posixpath
 from collections.abc import Mapping
 from typing import Any
 
@@ -141,13 +142,18 @@ def _volumes(spec: Mapping[str, Any], container: Mapping[str, Any]) -> tuple[man
         if "emptyDir" in v and v["name"] != names.VOLUME
     }
     found = [
-        manifest.Volume(path="/" + m["mountPath"].strip("/"), exclusive=m["name"] not in shared)
+        manifest.Volume(path=_clean(m["mountPath"]), exclusive=m["name"] not in shared)
         for m in container.get("volumeMounts") or []
         if m["name"] in empty_dirs and not (m.get("subPath") or m.get("readOnly"))
     ]
     if not any(volume.path == "/dev/shm" for volume in found):  # noqa: S108 - the pod's own
         found.append(manifest.Volume(path="/dev/shm", exclusive=not others))  # noqa: S108
     return tuple(found)
+
+
+def _clean(path: str) -> str:
+    """A mount path as the kernel shows it, whatever a user writes."""
+    return posixpath.normpath("/" + path.lstrip("/"))
 
 
 def _capture(annotations: Mapping[str, str]) -> dict[str, str]:

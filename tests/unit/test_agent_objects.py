@@ -1,0 +1,232 @@
+"""What the agent keeps of pods and DynamoCheckpoints."""
+
+import copy
+import json
+
+import pytest
+
+from chrek import manifest, names, variant
+from chrek.agent import objects
+
+ANNOTATIONS = {"nvidia.com/chrek-checkpoint": "llm", "nvidia.com/chrek-container": "worker"}
+POD = {
+    "metadata": {
+        "namespace": "ns",
+        "name": "p",
+        "uid": "uid-1",
+        "labels": {"nvidia.com/chrek-managed": "true"},
+        "annotations": ANNOTATIONS,
+    },
+    "spec": {
+        "initContainers": [{"name": "chrek-init", "image": "i"}],
+        "containers": [
+            {"name": "sidecar", "image": "s"},
+            {
+                "name": "worker",
+                "image": "llm:1",
+                "command": ["/chrek/chrek-init", "--wait", "20", "--", "serve", "--port", "1"],
+                "env": [{"name": "A", "value": "1"}],
+                "readinessProbe": {"httpGet": {"port": 1}},
+            },
+        ],
+    },
+    "status": {
+        "phase": "Running",
+        "containerStatuses": [
+            {"name": "sidecar", "ready": False},
+            {"name": "worker", "ready": True},
+        ],
+    },
+}
+
+
+def changed(*path, value):
+    item = copy.deepcopy(POD)
+    at = item
+    for key in path[:-1]:
+        at = at[key]
+    at[path[-1]] = value
+    return item
+
+
+def test_a_pod():
+    pod = objects.pod(POD)
+    assert (pod.namespace, pod.name, pod.uid) == ("ns", "p", "uid-1")
+    assert (pod.checkpoint, pod.container, pod.image) == ("llm", "worker", "llm:1")
+    assert pod.command == ("serve", "--port", "1")
+    assert pod.variant == variant.name("llm:1", ["serve", "--port", "1"])
+    assert list(pod.environment) == ["A"]
+    assert pod.has_readiness_probe
+    assert pod.ready
+    assert not pod.finished
+    assert not pod.never_restarts
+    assert pod.capture == {}
+    assert pod.owner_job == ""
+
+
+def test_a_pod_that_was_just_made():
+    item = copy.deepcopy(POD)
+    del item["status"]
+    item["metadata"]["annotations"] = None
+    item["metadata"]["labels"] = None
+    item["spec"]["containers"][1]["name"] = "main"
+    pod = objects.pod(item)
+    assert (pod.checkpoint, pod.ready, pod.finished) == ("", False, False)
+
+
+def test_a_pod_without_the_managed_container():
+    wrong = {**ANNOTATIONS, "nvidia.com/chrek-container": "x"}
+    assert objects.pod(changed("metadata", "annotations", value=wrong)) is None
+
+
+@pytest.mark.parametrize(
+    ("phase", "finished"), [("Pending", False), ("Running", False), ("Failed", True)]
+)
+def test_a_pod_that_ended(phase, finished):
+    assert objects.pod(changed("status", "phase", value=phase)).finished is finished
+
+
+def test_restart_policies():
+    for policy, never in (("Never", True), ("OnFailure", False), ("Always", False)):
+        item = changed("spec", "restartPolicy", value=policy)
+        assert objects.pod(item).never_restarts is never
+
+
+def source(capture):
+    item = copy.deepcopy(POD)
+    item["metadata"]["labels"]["nvidia.com/chrek-is-checkpoint-source"] = "true"
+    item["metadata"]["annotations"]["nvidia.com/chrek-capture"] = capture
+    item["metadata"]["ownerReferences"] = [
+        {"kind": "Other", "name": "x"},
+        {"kind": "Job", "name": "checkpoint-abc"},
+    ]
+    return objects.pod(item)
+
+
+def test_a_checkpoint_job():
+    pod = source(json.dumps({"checkpoint": "llm", "readiness": "file", "n": 1}))
+    assert pod.capture == {"checkpoint": "llm", "readiness": "file", "n": "1"}
+    assert pod.checkpoint == ""
+    assert pod.owner_job == "checkpoint-abc"
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "1", "null", '"x"'])
+def test_a_request_that_cannot_be_read_is_none(text):
+    assert source(text).capture == {}
+
+
+def test_only_checkpoint_jobs_ask_for_captures():
+    annotations = {**ANNOTATIONS, "nvidia.com/chrek-capture": '{"checkpoint": "llm"}'}
+    assert objects.pod(changed("metadata", "annotations", value=annotations)).capture == {}
+
+
+def environment(*env, env_from=()):
+    return objects.environment({"env": list(env), "envFrom": list(env_from)})
+
+
+def ref(kind, **fields):
+    return {"name": "A", "valueFrom": {kind: fields}}
+
+
+def test_variables_that_differ_by_nature_do_not_count():
+    found = environment(
+        {"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+        {"name": "CPUS", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
+        *({"name": name, "value": "x"} for name in names.ENV_ALIASES),
+        *({"name": name, "value": "x"} for name in names.ENV_ALIASES.values()),
+    )
+    assert found == {}
+    assert objects.environment({}) == objects.environment({"env": None, "envFrom": None}) == {}
+
+
+def test_values_and_references_count():
+    one = environment({"name": "A", "value": "1"})
+    assert one == environment({"name": "A", "value": "1"})
+    others = [
+        environment({"name": "A", "value": "2"}),
+        environment({"name": "A"}),
+        environment({"name": "B", "value": "1"}),
+        environment(ref("secretKeyRef", name="s", key="k")),
+        environment(ref("secretKeyRef", name="s", key="l")),
+        environment(ref("configMapKeyRef", name="s", key="k")),
+        environment(env_from=[{"secretRef": {"name": "s"}}]),
+        environment(env_from=[{"configMapRef": {"name": "s"}}]),
+    ]
+    texts = [json.dumps(found, sort_keys=True) for found in (one, *others)]
+    assert len(set(texts)) == len(texts)
+    assert environment({"name": "A", "value": ""}) == environment({"name": "A"})
+    assert environment(ref("secretKeyRef", name="s", key="k")) == environment(
+        ref("secretKeyRef", key="k", name="s")
+    )
+
+
+def test_values_are_not_kept():
+    assert "hunter2" not in repr(environment({"name": "TOKEN", "value": "hunter2"}))
+
+
+def volumes(volumes, mounts, *, other_mounts=(), init_mounts=(), alone=False):
+    item = copy.deepcopy(POD)
+    item["spec"]["volumes"] = [*volumes, {"name": "chrek", "emptyDir": {}}]
+    containers = item["spec"]["containers"]
+    containers[1]["volumeMounts"] = [*mounts, {"name": "chrek", "mountPath": "/chrek"}]
+    containers[0]["volumeMounts"] = list(other_mounts)
+    item["spec"]["initContainers"].append({"name": "fill", "volumeMounts": list(init_mounts)})
+    if alone:
+        del containers[0], item["spec"]["initContainers"][1]
+    return {v.path: v.exclusive for v in objects.pod(item).volumes}
+
+
+DATA = {"name": "data", "emptyDir": {}}
+AT = {"name": "data", "mountPath": "/data"}
+
+
+@pytest.mark.parametrize(
+    ("mounts", "expected"),
+    [
+        ([], {}),
+        ([AT], {"/data": True}),
+        ([{**AT, "mountPath": "/data/"}], {"/data": True}),
+        ([{**AT, "mountPath": "data//x/../y/"}], {"/data/y": True}),
+        ([{**AT, "readOnly": True}], {}),
+        ([{**AT, "subPath": "x"}], {}),
+        ([AT, {**AT, "mountPath": "/two"}], {"/data": True, "/two": True}),
+        ([{"name": "host", "mountPath": "/h"}, {"name": "pvc", "mountPath": "/v"}], {}),
+    ],
+)
+def test_empty_dirs_are_captured(mounts, expected):
+    others = [{"name": "host", "hostPath": {}}, {"name": "pvc", "persistentVolumeClaim": {}}]
+    found = volumes([DATA, *others], mounts, alone=True)
+    assert found == {**expected, "/dev/shm": True}
+
+
+def test_what_others_mount_is_not_exclusive():
+    assert volumes([DATA], [AT]) == {"/data": True, "/dev/shm": False}
+    assert volumes([DATA], [AT], other_mounts=[AT])["/data"] is False
+    assert volumes([DATA], [AT], init_mounts=[AT])["/data"] is False
+    memory = {"name": "shm", "emptyDir": {"medium": "Memory"}}
+    shm = {"name": "shm", "mountPath": "/dev/shm"}
+    assert volumes([memory], [shm]) == {"/dev/shm": True}
+    assert isinstance(objects.pod(POD).volumes[0], manifest.Volume)
+
+
+def test_a_checkpoint():
+    item = {
+        "metadata": {"namespace": "ns", "name": "llm"},
+        "status": {
+            "phase": "Ready",
+            "identityHash": "0123456789abcdef",
+            "jobName": "checkpoint-0123",
+            "variants": [{"name": "aaaa", "uuid": "u", "digest": "sha256:1", "bytes": 7}, {}],
+        },
+    }
+    found = objects.checkpoint(item)
+    assert (found.namespace, found.name, found.phase) == ("ns", "llm", "Ready")
+    assert (found.identity_hash, found.job) == ("0123456789abcdef", "checkpoint-0123")
+    assert found.variants == (objects.Variant("aaaa", "u", "sha256:1"), objects.Variant(""))
+
+
+@pytest.mark.parametrize("status", [None, {}, {"variants": None}])
+def test_a_checkpoint_that_was_just_made(status):
+    item = {"metadata": {"namespace": "ns", "name": "llm"}, "status": status}
+    found = objects.checkpoint(item)
+    assert (found.phase, found.variants) == ("", ())
