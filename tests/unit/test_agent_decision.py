@@ -1,45 +1,12 @@
 """Restored or cold, and why: every Reason has its case."""
 
-import platform
-
-import msgspec
 import pytest
 
-from chrek import manifest, names
+from chrek import names
 from chrek import store as stores
 from chrek.agent import decision, objects
-
-HASH = "0123456789abcdef"
-POD = objects.Pod(
-    namespace="ns",
-    name="p",
-    uid="uid-1",
-    checkpoint="llm",
-    container="main",
-    image="llm:1",
-    command=("serve",),
-    variant="aaaa",
-    environment={"A": "1"},
-    volumes=(),
-    has_readiness_probe=False,
-    never_restarts=False,
-    ready=False,
-    finished=False,
-    owner_job="",
-    capture={},
-)
-
-
-def checkpoint(name="llm", **changed):
-    fields = {
-        "namespace": "ns",
-        "phase": "Ready",
-        "identity_hash": HASH,
-        "job": "",
-        "variants": (objects.Variant("aaaa", "u", "sha256:1"),),
-    }
-    return objects.Checkpoint(name=name, **{**fields, **changed})
-
+from fakes import projected
+from fakes.projected import HASH, POD, checkpoint
 
 FIND = {
     "by name": ([checkpoint("other"), checkpoint("llm")], "llm", "llm"),
@@ -96,41 +63,12 @@ def test_choosing_a_variant():
         assert "llm:1 serve" in caught.value.message
 
 
-def described(**source):
-    facts = {
-        "image": "llm:1",
-        "command": ["serve"],
-        "environment": {"A": "1"},
-        "architecture": platform.machine(),
-        "kernel": "6",
-        "hostname": "h",
-        "addresses": [],
-    }
-    return manifest.Manifest(
-        version=1,
-        uuid="u",
-        identityHash=HASH,
-        variant="aaaa",
-        createdAt="",
-        chrekVersion="0.1.0",
-        rootPid=10001,
-        stdio=["/dev/null"] * 3,
-        volumes=[],
-        source=msgspec.convert({**facts, **source}, manifest.Source),
-        files=[],
-        steps={},
-    )
-
-
 @pytest.fixture
 def committed(tmp_path):
     """A function that stores an artifact and returns what the status says of it."""
-    store = stores.Store(tmp_path)
 
     def commit(**source):
-        stage = store.stage(HASH, "aaaa")
-        digest = store.commit(stage, msgspec.structs.replace(described(**source), uuid=stage.uuid))
-        return store, objects.Variant("aaaa", stage.uuid, digest)
+        return stores.Store(tmp_path), projected.commit(tmp_path, "", **source)
 
     return commit
 

@@ -39,7 +39,11 @@ class Sockets:
         if pod_uid not in self._tasks:
             task = asyncio.get_running_loop().create_task(self._pod(pod_uid))
             self._tasks[pod_uid] = task
-            task.add_done_callback(lambda _: self._tasks.pop(pod_uid, None))
+            task.add_done_callback(lambda done: self._forget(pod_uid, done))
+
+    def _forget(self, pod_uid: str, done: asyncio.Task[None]) -> None:
+        if self._tasks.get(pod_uid) is done:
+            del self._tasks[pod_uid]
 
     def close(self, pod_uid: str) -> None:
         """Stop serving a pod; conversations that run go on."""
@@ -53,14 +57,20 @@ class Sockets:
             self.close(pod_uid)
 
     async def _pod(self, pod_uid: str) -> None:
-        directory = await self._volume(pod_uid)
+        try:
+            directory = await self._volume(pod_uid)
+        except OSError as err:
+            LOG.warning("cannot listen in a pod's volume", pod_uid=pod_uid, error=str(err))
+            return
         loop = asyncio.get_running_loop()
         try:
             with _bind(directory) as listener:
                 LOG.debug("listening", pod_uid=pod_uid)
                 while True:
                     connection, _ = await loop.sock_accept(listener)
-                    task = loop.create_task(self._connection(pod_uid, directory, connection))
+                    # Its own descriptor from the start: ours is closed when the pod is.
+                    own = os.dup(directory)
+                    task = loop.create_task(self._connection(pod_uid, own, connection))
                     self._served.add(task)
                     task.add_done_callback(self._served.discard)
         except OSError as err:
@@ -71,14 +81,13 @@ class Sockets:
             os.close(directory)
 
     async def _connection(self, pod_uid: str, directory: int, connection: socket.socket) -> None:
-        own = os.dup(directory)
         try:
-            await self._serve(pod_uid, own, connection)
+            await self._serve(pod_uid, directory, connection)
         except Exception:
             LOG.exception("conversation failed", pod_uid=pod_uid)
         finally:
             connection.close()
-            os.close(own)
+            os.close(directory)
 
     async def _volume(self, pod_uid: str) -> int:
         """Descriptor of a pod's chrek volume, once the kubelet has made it."""

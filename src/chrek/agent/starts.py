@@ -51,6 +51,10 @@ class Starts:
         logger = LOG.bind(pod=pod.name, namespace=pod.namespace, container=caller.container_id[:12])
         try:
             variant, artifact = await self._decide(pod, checkpoints)
+            record = journal.Record(
+                pod=f"{pod.namespace}/{pod.name}", state="restoring", uuid=variant.uuid
+            )
+            self._record(pod, record)
         except decision.Cold as cold:
             await conn.send("cold", cold.reason, cold.message)
             logger.info(
@@ -64,7 +68,16 @@ class Starts:
             return
         logger = logger.bind(checkpoint=artifact.manifest.identityHash, uuid=variant.uuid)
         decided = time.monotonic() - begin
-        await self._restore(conn, caller, pod, artifact, logger, decided)
+        await self._restore(conn, caller, pod, artifact, record, logger, decided)
+
+    def _record(self, pod: objects.Pod, record: journal.Record) -> None:
+        try:
+            self._journal.put(pod.uid, record)
+        except OSError as err:
+            self._journal.drop(pod.uid)
+            raise decision.Cold(
+                names.Reason.STORE_FAILED, f"the journal on the signal path: {err}"
+            ) from err
 
     async def _decide(
         self, pod: objects.Pod, checkpoints: list[objects.Checkpoint]
@@ -90,14 +103,11 @@ class Starts:
         caller: peer.Peer,
         pod: objects.Pod,
         artifact: stores.Artifact,
+        record: journal.Record,
         logger: log.Logger,
         decided: float,
     ) -> None:
         described = artifact.manifest
-        record = journal.Record(
-            pod=f"{pod.namespace}/{pod.name}", state="restoring", uuid=described.uuid
-        )
-        self._journal.put(pod.uid, record)
         on_failure = "exec" if pod.never_restarts else "exit"
         silence = self._settings.silenceTimeoutSeconds
         if not await conn.send("restoring", str(silence), str(described.rootPid), on_failure):
@@ -161,12 +171,14 @@ class Starts:
             logger.warning("restore failed", reason=reason, error=str(err), log=_log_of(err))
         else:
             logger.error("restore failed", reason=reason, error=repr(err), exc_info=err)
-        self._journal.put(
-            pod.uid,
-            journal.Record(
-                pod=record.pod, state="failed", uuid=record.uuid, reason=reason, message=str(err)
-            ),
+        failed = journal.Record(
+            pod=record.pod, state="failed", uuid=record.uuid, reason=reason, message=str(err)
         )
+        try:
+            self._journal.put(pod.uid, failed)
+        except OSError as problem:
+            # Kept in memory; after a restart of the agent the record on disk says as much.
+            logger.error("journal cannot be written", error=str(problem))
         if pod.never_restarts:
             await asyncio.to_thread(_empty, caller.pid)
         await conn.send("failed", reason, str(err))

@@ -1,0 +1,108 @@
+"""What the API server is told, and that telling never fails what is told."""
+
+import asyncio
+import json
+
+import pytest
+
+from chrek import errors, names
+from chrek.agent import report
+from chrek.kube import api
+from fakes import watchable
+from fakes.projected import POD
+
+
+@pytest.fixture
+async def server():
+    async with watchable.Watchable() as made:
+        yield made
+
+
+@pytest.fixture
+async def reporter(server):
+    async with api.Client(api.Credentials(server=server.url, tls=None)) as client:
+        yield report.Reporter(client, "node-1")
+
+
+def told(server):
+    return [(method, path, json.loads(body)) for method, path, _, body in server.requests]
+
+
+async def test_a_restored_pod(server, reporter):
+    reporter.start(POD, "Restored", "restored 1.00 GB", restored=True)
+    await reporter.drain()
+    requests = {method: (path, body) for method, path, body in told(server)}
+    path, event = requests["POST"]
+    assert path == "/apis/events.k8s.io/v1/namespaces/ns/events"
+    assert (event["type"], event["reason"], event["note"]) == (
+        *("Normal", "Restored", "restored 1.00 GB"),
+    )
+    assert event["regarding"]["uid"] == "uid-1"
+    assert event["reportingInstance"] == "node-1"
+    path, patch = requests["PATCH"]
+    assert path == "/api/v1/namespaces/ns/pods/p/status"
+    assert patch["metadata"]["uid"] == "uid-1"
+    (condition,) = patch["status"]["conditions"]
+    assert condition["type"] == names.CONDITION_RESTORED
+    assert (condition["status"], condition["reason"]) == ("True", "Restored")
+
+
+@pytest.mark.parametrize(
+    ("reason", "kind"),
+    [
+        (names.Reason.CHECKPOINT_NOT_FOUND, "Normal"),
+        (names.Reason.CHECKPOINT_NOT_READY, "Normal"),
+        (names.Reason.INCOMPATIBLE, "Warning"),
+        (names.Reason.CRIU_FAILED, "Warning"),
+    ],
+)
+async def test_a_cold_start(server, reporter, reason, kind):
+    reporter.start(POD, reason, "why " * 1000, restored=False)
+    await reporter.drain()
+    bodies = {method: body for method, _, body in told(server)}
+    assert bodies["POST"]["type"] == kind
+    (condition,) = bodies["PATCH"]["status"]["conditions"]
+    assert (condition["status"], condition["reason"]) == ("False", reason)
+    assert len(condition["message"]) == 1024
+
+
+async def test_a_server_that_refuses_fails_nothing(server, reporter, caplog):
+    server.refusals = [(403, "forbidden")] * 2
+    reporter.start(POD, "Restored", "", restored=True)
+    await reporter.drain()
+    assert {r.getMessage() for r in caplog.records} >= {"cannot set the pod condition"}
+
+
+RESULT = {"uuid": "u", "bytes": 7, "steps": {"dump": 1.5}}
+
+
+async def test_the_result_of_a_capture(server, reporter):
+    await reporter.result(POD, RESULT)
+    ((method, path, body),) = told(server)
+    assert (method, path) == ("PATCH", "/api/v1/namespaces/ns/pods/p")
+    assert body["metadata"]["uid"] == "uid-1"
+    assert json.loads(body["metadata"]["annotations"][names.ANNOTATION_RESULT]) == RESULT
+
+
+async def test_a_result_is_tried_again(server, reporter, monkeypatch):
+    naps = []
+    sleep = asyncio.sleep
+
+    async def nap(seconds):
+        naps.append(seconds)
+        await sleep(0)
+
+    monkeypatch.setattr(asyncio, "sleep", nap)
+    server.refusals = [(503, "busy")] * 3
+    await reporter.result(POD, RESULT)
+    assert len(server.requests) >= 4
+    assert all(seconds <= 30 for seconds in naps)
+
+
+@pytest.mark.parametrize("status", [404, 409, 422])
+async def test_a_result_for_a_pod_that_is_gone_is_not(server, reporter, status):
+    server.refusals = [(status, "no")]
+    with pytest.raises(errors.ApiError) as caught:
+        await reporter.result(POD, RESULT)
+    assert caught.value.status == status
+    assert len(server.requests) == 1

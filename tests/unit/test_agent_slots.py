@@ -1,0 +1,62 @@
+"""At most so many operations at once, and a way to wait for all of them."""
+
+import asyncio
+
+import pytest
+
+from chrek.agent import slots
+
+
+async def test_more_wait_for_their_turn():
+    made = slots.Slots(2)
+    running, most, ended = 0, 0, 0
+
+    async def operation():
+        nonlocal running, most, ended
+        async with made.taken():
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0.01)
+            running -= 1
+            ended += 1
+
+    await asyncio.gather(*(operation() for _ in range(5)))
+    assert (most, ended) == (2, 5)
+
+
+async def test_waiting_until_none_runs():
+    made = slots.Slots(1)
+    assert await made.idle(timeout_seconds=0.01)
+    leave = asyncio.Event()
+
+    async def operation():
+        async with made.taken():
+            await leave.wait()
+            raise RuntimeError("an error gives the slot back as well")
+
+    first, second = (asyncio.ensure_future(operation()) for _ in range(2))
+    await asyncio.sleep(0)
+    assert not await made.idle(timeout_seconds=0.01)
+    waiting = asyncio.ensure_future(made.idle(timeout_seconds=5))
+    leave.set()
+    for task in (first, second):
+        with pytest.raises(RuntimeError):
+            await task
+    assert await waiting
+
+
+async def test_an_operation_that_is_cancelled_gives_its_slot_back():
+    made = slots.Slots(1)
+
+    async def operation():
+        async with made.taken():
+            await asyncio.sleep(60)
+
+    task = asyncio.ensure_future(operation())
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert await made.idle(timeout_seconds=0.01)
+    async with made.taken():
+        pass
