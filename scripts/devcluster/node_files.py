@@ -96,6 +96,10 @@ def _kubelet(node: addresses.Node) -> dict[str, Any]:
         "enforceNodeAllocatable": ["pods"],
         "failCgroupV1": False,
         "failSwapOn": False,
+        # Tests end containers on purpose, several times in a row: the usual pauses of 10, 20, 40 s
+        # would be most of their time.
+        "featureGates": {"KubeletCrashLoopBackOffMax": True},
+        "crashLoopBackOff": {"maxContainerRestartPeriod": "2s"},
         "evictionHard": {
             "memory.available": "100Mi",
             "nodefs.available": "1%",

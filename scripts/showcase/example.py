@@ -30,8 +30,10 @@ class Example:
     def checkpoints_path(self) -> str:
         return f"{GROUP}/namespaces/{self.namespace}/dynamocheckpoints"
 
-    def _apply(self, file: str) -> None:
+    def _apply(self, file: str, *, options: str = "") -> None:
         text = (EXAMPLES / file).read_text().replace("llama:0.1.0", setup.image("llama"))
+        if options:
+            text = text.replace("model.gguf", f"model.gguf {options}")
         self.live.kubectl("apply", f"--namespace={self.namespace}", "-f", "-", text=text)
 
     def make_model(self) -> None:
@@ -52,8 +54,9 @@ class Example:
             self.live.kubectl("delete", here, "dckpt", name, "--ignore-not-found", "--timeout=120s")
         cluster.wait_until(lambda: not self.pods(), f"the pods of {NAME} are gone", timeout=120)
 
-    def deploy(self) -> None:
-        self._apply(f"{NAME}.yaml")
+    def deploy(self, *, options: str = "") -> None:
+        """Create the DynamoGraphDeployment; `options` are more options for the server."""
+        self._apply(f"{NAME}.yaml", options=options)
 
     def graph(self) -> Object | None:
         return self.live.get(self.graph_path)

@@ -62,7 +62,8 @@ def watch(here: place.Place, counter: tiny.Worker, llm: example.Example) -> Iter
 def first(llm: example.Example, watch: Watch) -> Object:
     """The first pod, as it is when it becomes Ready."""
     assert watch.process.poll() is None
-    llm.deploy()
+    # A short warm-up: this is about what happens, not about how long it takes.
+    llm.deploy(options="--warmup-tokens 64")
     name = llm.next_pod(set())
     pod = pods.wait_ready(llm.live, llm.namespace, name, timeout=240)
     pod["seen"] = {"phase": example.phase(llm.checkpoint())}
@@ -101,7 +102,7 @@ def test_the_first_pod_serves_cold_while_the_checkpoint_job_runs(
 ) -> None:
     place.assert_cold(llm.live, first, {"CheckpointNotReady", "CheckpointNotFound"})
     assert first["seen"]["phase"] in ("Pending", "Creating")
-    assert pods.complete(llm.live, first)
+    assert pods.complete(llm.live, first, tokens=4)
 
 
 def test_phases_come_in_order_and_kubectl_shows_them(watch: Watch, checkpoint: Object) -> None:
@@ -148,8 +149,9 @@ def test_new_pods_are_restored_on_both_nodes(llm: example.Example, scaled: list[
 def test_answers_are_those_of_the_cold_pod(
     llm: example.Example, first: Object, scaled: list[Object]
 ) -> None:
-    expected = pods.complete(llm.live, first)
-    assert [pods.complete(llm.live, pod) for pod in scaled] == [expected] * len(scaled)
+    expected = pods.complete(llm.live, first, tokens=8)
+    for pod in scaled:
+        assert pods.complete(llm.live, pod, tokens=8) == expected
 
 
 def test_memory_is_that_of_the_captured_worker(

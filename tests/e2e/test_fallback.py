@@ -49,6 +49,7 @@ def test_one_byte_of_memory_was_flipped(here: place.Place, counter: tiny.Worker)
         serves_cold(here, counter.pod("flipped-memory"), {"ArtifactCorrupt"})
 
 
+@pytest.mark.heavy
 def test_one_byte_of_an_image_was_flipped(here: place.Place, counter: tiny.Worker) -> None:
     core = next(here.artifact(counter.hash).glob("criu/core-*.img"))
     with fault.flipped_byte(core, core.stat().st_size // 2):
@@ -60,6 +61,7 @@ def test_the_page_file_is_missing(here: place.Place, counter: tiny.Worker) -> No
         serves_cold(here, counter.pod("missing-pages"), {"ArtifactMissing"})
 
 
+@pytest.mark.heavy
 def test_the_manifest_is_missing(here: place.Place, counter: tiny.Worker) -> None:
     with fault.missing(here.artifact(counter.hash) / "manifest.json"):
         serves_cold(here, counter.pod("missing-manifest"), {"ArtifactMissing"})
@@ -138,6 +140,7 @@ def test_a_checkpoint_works_in_a_restricted_namespace(strict: place.Place) -> No
         place.assert_warm(strict.live, pod)
 
 
+@pytest.mark.heavy
 def test_another_command_is_another_variant(here: place.Place, counter: tiny.Worker) -> None:
     other = tiny.Worker(counter.model, ballast=5)
     serves_cold(here, other.pod("other-command"), {"NoMatchingVariant"})

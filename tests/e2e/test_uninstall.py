@@ -22,11 +22,11 @@ def test_uninstall_keeps_the_claim(here: place.Place, counter: tiny.Worker) -> N
             "get", kinds, f"--namespace={here.namespace}", "-o", "name",
             "-l", f"app.kubernetes.io/instance={setup.RELEASE}",
         )  # fmt: skip
-        hooks = here.live.kubectl(
-            "get", "mutatingwebhookconfigurations,clusterroles", "-o", "name",
-            "-l", f"app.kubernetes.io/instance={setup.RELEASE}",
-        )  # fmt: skip
-        return found + hooks
+        # Objects of the whole cluster are named by namespace and release.
+        kinds = "mutatingwebhookconfigurations,clusterroles,clusterrolebindings"
+        wide = here.live.kubectl("get", kinds, "-o", "name").split()
+        mine = [name for name in wide if f"/{here.namespace}-{setup.RELEASE}" in name]
+        return found + "\n".join(mine)
 
     cluster.wait_until(lambda: not left(), left, timeout=60)
 
