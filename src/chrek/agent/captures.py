@@ -18,6 +18,7 @@ LOG = log.get(__name__)
 ATTEMPTS = 3
 RETRY_SECONDS = 5.0
 _POLL_SECONDS = 0.1
+_ENDING_SECONDS = 0.5
 
 
 class Captures:
@@ -93,9 +94,16 @@ class Captures:
         word, _, number = line.partition(" ")
         if word != "started" or not number.isdecimal():
             raise errors.PeerError(f"expected `started <pid>`, got {line[:80]!r}")
-        for pid in procfs.children(caller.pid):
-            if procfs.status(pid).nspids[-1] == int(number):
-                return pid
+        try:
+            for pid in procfs.children(caller.pid):
+                if procfs.status(pid).nspids[-1] == int(number):
+                    return pid
+        except (FileNotFoundError, ProcessLookupError) as err:
+            raise _GoneError from err
+        # A worker that ends at once takes the container with it.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(conn.closed(), _ENDING_SECONDS)
+            raise _GoneError
         raise errors.PeerError(f"process {number} is not a child of the container's PID 1")
 
     async def _ready(

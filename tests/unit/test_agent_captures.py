@@ -1,0 +1,307 @@
+"""A checkpoint job, with a chrek-init on the other end; only the dump itself is replaced."""
+
+import asyncio
+import json
+import os
+import subprocess
+
+import msgspec
+import pytest
+
+from chrek import checkpoint, config, errors, names, procfs
+from chrek.agent import captures, slots
+from chrek.criu import service
+from fakes import projected
+
+JOB = msgspec.structs.replace(
+    projected.POD,
+    checkpoint="",
+    owner_job="checkpoint-0123",
+    capture={"checkpoint": "llm", "readiness": "auto"},
+)
+LLM = projected.checkpoint(job="checkpoint-0123", phase="Creating", variants=())
+
+
+class Scene:
+    def __init__(self, path, process):
+        self.process = process
+        self.settings = config.AgentConfig(
+            apiVersion="chrek.nvidia.com/v1alpha1",
+            release="chrek",
+            watchNamespaces=["ns"],
+            storage=config.Storage(pvc=config.Pvc(basePath=str(path / "checkpoints"))),
+            readyTimeoutSeconds=60,
+        )
+        self.volume = path / "volume"
+        self.volume.mkdir()
+        self.reporter = projected.Reporter()
+        self.init = projected.Init(process.pid)
+        self.pod = JOB
+        (self.worker,) = procfs.children(process.pid)
+
+    async def serve(self, *checkpoints):
+        made = captures.Captures(self.settings, "node-1", "chrek", self.reporter, slots.Slots(1))
+        directory = os.open(self.volume, os.O_RDONLY)
+        try:
+            async with asyncio.timeout(5):
+                await made.handle(
+                    self.init.conn, self.init.peer, lambda: self.pod, list(checkpoints), directory
+                )
+        finally:
+            os.close(directory)
+
+    async def started(self, *checkpoints):
+        """Begin, and answer as far as the worker's start."""
+        task = asyncio.ensure_future(self.serve(*checkpoints))
+        assert await self.init.read() == "capture"
+        await self.init.say(f"started {self.worker}")
+        return task
+
+    def ready(self):
+        (self.volume / "ready-for-checkpoint").touch()
+
+
+@pytest.fixture
+async def scene(tmp_path, monkeypatch):
+    monkeypatch.setattr(captures, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(captures, "_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(service, "set_last_pid", lambda pidfd, number: None)
+    argv = ["sh", "-c", "sleep 60 & echo; wait"]
+    with subprocess.Popen(argv, stdout=subprocess.PIPE) as made:
+        assert made.stdout.readline() == b"\n"
+        scene = Scene(tmp_path, made)
+        yield scene
+        scene.init.close()
+        for pid in (scene.worker, made.pid):
+            try:
+                os.kill(pid, 9)
+            except ProcessLookupError:
+                continue
+
+
+@pytest.fixture
+def dumping(monkeypatch):
+    """Replaces the dump by outcomes, one for each attempt; returns the requests."""
+
+    def use(*outcomes):
+        requests, left = [], list(outcomes)
+
+        def capture(wanted, store, logger, *, on_committed):
+            requests.append(wanted)
+            outcome = left.pop(0)
+            if isinstance(outcome, Exception):
+                raise outcome
+            done = checkpoint.Captured(manifest=projected.described("u-1"), digest="sha256:9")
+            on_committed(done)
+            return done
+
+        monkeypatch.setattr(checkpoint, "capture", capture)
+        return requests
+
+    return use
+
+
+async def test_a_job_that_is_captured(scene, dumping):
+    requests = dumping("captured")
+    task = await scene.started(LLM)
+    await asyncio.sleep(0.05)
+    assert not requests
+    scene.ready()
+    assert await scene.init.read() == "dumping"
+    assert await scene.init.read() == "committed"
+    await task
+    (wanted,) = requests
+    assert (wanted.init_pid, wanted.root_pid) == (scene.process.pid, scene.worker)
+    assert (wanted.identity_hash, wanted.variant) == (projected.HASH, "aaaa")
+    assert wanted.environment == {"A": "1"}
+    (result,) = scene.reporter.results
+    assert json.loads(json.dumps(result)) == {
+        "uuid": "u-1",
+        "variant": "aaaa",
+        "digest": "sha256:9",
+        "location": str(scene.volume.parent / "checkpoints/ns/ns" / projected.HASH),
+        "bytes": 0,
+        "node": "node-1",
+        "image": "llm:1",
+        "steps": {"dump": 1.0, "files": 0.5},
+        "createdAt": "2026-01-01T00:00:00Z",
+    }
+    assert scene.reporter.told[0][:3] == ("p", "Normal", "Checkpointed")
+
+
+async def test_readiness_by_probe(scene, dumping):
+    requests = dumping("captured")
+    scene.pod = msgspec.structs.replace(JOB, has_readiness_probe=True)
+    task = await scene.started(LLM)
+    scene.ready()
+    await asyncio.sleep(0.05)
+    assert not requests
+    scene.pod = msgspec.structs.replace(scene.pod, ready=True)
+    assert await scene.init.read("committed")
+    await task
+
+
+async def test_readiness_by_file_although_there_is_a_probe(scene, dumping):
+    dumping("captured")
+    capture = {"checkpoint": "llm", "readiness": "file"}
+    scene.pod = msgspec.structs.replace(JOB, has_readiness_probe=True, ready=True, capture=capture)
+    task = await scene.started(LLM)
+    await asyncio.sleep(0.05)
+    scene.ready()
+    assert await scene.init.read("committed")
+    await task
+
+
+async def test_a_dump_is_tried_again(scene, dumping):
+    requests = dumping(errors.CriuError("busy"), errors.StoreError("full"), "captured")
+    scene.ready()
+    task = await scene.started(LLM)
+    assert await scene.init.read("committed")
+    await task
+    assert len(requests) == 3
+    assert scene.init.lines[1:] == [
+        *("dumping", "resumed CriuFailed busy", "dumping", "resumed StoreFailed full"),
+        *("dumping", "committed"),
+    ]
+    assert len(scene.reporter.results) == 1
+
+
+FAILURES = [
+    (errors.CriuError("criu dump failed", log="the log"), 3, "CriuFailed"),
+    (errors.StoreError("full"), 3, "StoreFailed"),
+    (ValueError("a bug"), 1, "InternalError"),
+]
+
+
+@pytest.mark.parametrize(("error", "attempts", "reason"), FAILURES, ids=range(len(FAILURES)))
+async def test_a_dump_that_fails_for_good(scene, dumping, error, attempts, reason):
+    requests = dumping(*[error] * 3)
+    scene.ready()
+    task = await scene.started(LLM)
+    assert await scene.init.read("failed") == f"failed {reason} {error}"
+    await task
+    assert len(requests) == attempts
+    assert scene.reporter.results == [{"reason": reason, "message": str(error)}]
+    assert scene.reporter.told == [("p", "Warning", reason, str(error))]
+
+
+REFUSED = {
+    "no request": (msgspec.structs.replace(JOB, capture={"x": "y"}), [LLM], "(none named)"),
+    "an unknown checkpoint": (JOB, [], "of DynamoCheckpoint llm"),
+    "of another namespace": (
+        JOB,
+        [msgspec.structs.replace(LLM, namespace="elsewhere")],
+        "of DynamoCheckpoint llm",
+    ),
+    "of another job": (
+        JOB,
+        [msgspec.structs.replace(LLM, job="checkpoint-other")],
+        "of DynamoCheckpoint llm",
+    ),
+    "of no job yet": (
+        msgspec.structs.replace(JOB, owner_job=""),
+        [msgspec.structs.replace(LLM, job="")],
+        "of DynamoCheckpoint llm",
+    ),
+}
+
+
+@pytest.mark.parametrize(("pod", "there", "message"), REFUSED.values(), ids=list(REFUSED))
+async def test_pods_that_are_no_checkpoint_job(scene, dumping, pod, there, message):
+    """Whoever may create pods can label one so."""
+    requests = dumping()
+    scene.pod = pod
+    await scene.serve(*there)
+    line = await scene.init.read()
+    assert line.startswith("failed PeerRefused pod p is no checkpoint job")
+    assert message in line
+    assert not requests
+
+
+@pytest.mark.parametrize("line", ["started", "started x", "stopped 7", "", "started -1"])
+async def test_a_line_that_is_not_expected(scene, dumping, line):
+    dumping()
+    task = asyncio.ensure_future(scene.serve(LLM))
+    assert await scene.init.read() == "capture"
+    await scene.init.say(line)
+    assert (await scene.init.read()).startswith("failed PeerRefused expected `started <pid>`")
+    await task
+
+
+async def test_a_process_that_is_not_its_child(scene, dumping):
+    dumping()
+    task = asyncio.ensure_future(scene.serve(LLM))
+    assert await scene.init.read() == "capture"
+    await scene.init.say(f"started {os.getpid()}")
+    assert (await scene.init.read()).startswith("failed PeerRefused process")
+    await task
+
+
+async def test_a_job_whose_worker_never_gets_ready(scene, dumping):
+    dumping()
+    scene.settings = msgspec.structs.replace(scene.settings, readyTimeoutSeconds=0)
+    task = await scene.started(LLM)
+    assert (await scene.init.read()).startswith("failed ReadyTimeout the worker was not ready")
+    await task
+    assert scene.reporter.results[0]["reason"] == names.Reason.READY_TIMEOUT
+
+
+GONE = ["before the answer", "while it gets ready", "with its pod", "at once"]
+
+
+@pytest.mark.parametrize("when", GONE)
+async def test_a_job_that_ends_by_itself_is_no_failure_of_ours(scene, dumping, when):
+    """Its own exit code is what counts: nothing is reported, the Job tries again."""
+    requests = dumping()
+    if when == "before the answer":
+        task = asyncio.ensure_future(scene.serve(LLM))
+        assert await scene.init.read() == "capture"
+        scene.init.hang_up()
+    elif when == "at once":
+        task = asyncio.ensure_future(scene.serve(LLM))
+        assert await scene.init.read() == "capture"
+        os.kill(scene.worker, 9)
+        scene.process.wait()
+        await scene.init.say(f"started {scene.worker}")
+        scene.init.hang_up()
+    else:
+        task = await scene.started(LLM)
+        await asyncio.sleep(0.03)
+        if when == "with its pod":
+            scene.pod = None
+        else:
+            scene.init.hang_up()
+    await task
+    assert not requests
+    assert scene.reporter.results == []
+    assert scene.reporter.told == []
+
+
+async def test_a_container_that_ends_during_the_dump(scene, dumping):
+    dumping(errors.CriuError("criu died"))
+    scene.ready()
+    task = await scene.started(LLM)
+    assert await scene.init.read() == "dumping"
+    for pid in (scene.worker, scene.process.pid):
+        os.kill(pid, 9)
+    scene.process.wait()
+    await task
+    assert scene.reporter.results == []
+
+
+async def test_an_api_server_that_refuses_the_failure(scene, dumping):
+    dumping(*[errors.CriuError("x")] * 3)
+    scene.reporter.refuse = errors.ApiError("gone", status=404)
+    scene.ready()
+    task = await scene.started(LLM)
+    assert await scene.init.read("failed") == "failed CriuFailed x"
+    await task
+
+
+async def test_the_pids_of_workers_begin_where_probes_never_are(scene, dumping, monkeypatch):
+    asked = []
+    monkeypatch.setattr(service, "set_last_pid", lambda *arguments: asked.append(arguments))
+    task = await scene.started(LLM)
+    scene.pod = None
+    await task
+    assert asked == [(scene.init.peer.pidfd, names.FIRST_WORKER_PID)]
