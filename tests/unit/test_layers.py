@@ -16,7 +16,7 @@ LAYERS = [
     ["criu", "cuda", "kube", "store", "files", "peer", "socket", "archive", "cgroups",
      "initfile"],
     ["digest", "inode", "rootfd"],
-    ["identity", "manifest", "variant", "compatibility", "config", "schema", "process", "procfs"],
+    ["identity", "manifest", "variant", "eligibility", "compatibility", "config", "schema", "process", "procfs"],
     ["errors", "log"],
     ["names"],
 ]

@@ -158,6 +158,9 @@ class Agent:
                 LOG.warning("caller refused", pod_uid=pod_uid, error=str(err))
                 await conn.send("cold", err.reason, str(err))
                 return
+            if pod.refused is not None:
+                await conn.send("cold", *pod.refused)
+                return
             for informer in self._checkpoint_informers:
                 await informer.synced.wait()
             if role == "chrek 1 source" and pod.capture:

@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from chrek import manifest, names, variant
+from chrek import eligibility, errors, manifest, names, variant
 
 _OURS = frozenset(
     {
@@ -40,6 +40,8 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool
     finished: bool
     owner_job: str
+    refused: tuple[str, str] | None = None
+    """Reason and message when such a pod cannot be captured or restored."""
     capture: dict[str, str]
     """The operator's request in a checkpoint job's pod; empty elsewhere."""
 
@@ -75,6 +77,11 @@ def pod(item: Mapping[str, Any]) -> Pod | None:
         return None
     is_source = labels.get(names.LABEL_SOURCE) == "true"
     statuses = {s["name"]: s for s in status.get("containerStatuses") or []}
+    refused = None
+    try:
+        eligibility.check(spec, container)
+    except errors.UnsupportedError as err:
+        refused = (str(err.reason), str(err))
     owners = [o for o in metadata.get("ownerReferences") or [] if o["kind"] == "Job"]
     return Pod(
         namespace=metadata["namespace"],
@@ -92,6 +99,7 @@ def pod(item: Mapping[str, Any]) -> Pod | None:
         ready=bool(statuses.get(container_name, {}).get("ready")),
         finished=status.get("phase") in ("Succeeded", "Failed"),
         owner_job=owners[0]["name"] if owners else "",
+        refused=refused,
         capture=_capture(annotations) if is_source else {},
     )
 

@@ -11,13 +11,10 @@ import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chrek import errors, names
+from chrek import eligibility, errors, names
 from chrek.operator import place
 
 Object = dict[str, Any]
-
-SANDBOXES = ("kata", "gvisor", "runsc", "firecracker")
-ARCHITECTURE = "amd64"
 
 
 def container_index(spec: Mapping[str, Any], wanted: str | None = None) -> int:
@@ -61,32 +58,16 @@ def check(spec: Mapping[str, Any], container: Mapping[str, Any]) -> None:
     Raises:
         UnsupportedError: with the reason and what to change.
     """
-    reason = names.Reason
-    if spec.get("shareProcessNamespace"):
-        raise _refused("shareProcessNamespace", reason.SHARED_PROCESS_NAMESPACE)
-    for field in ("hostPID", "hostIPC", "hostNetwork"):
-        if spec.get(field):
-            raise _refused(field, reason.HOST_NAMESPACE)
-    if spec.get("hostUsers") is False:
-        raise _refused("hostUsers: false", reason.USER_NAMESPACE)
-    if container.get("tty"):
-        raise _refused("tty", reason.TTY)
-    runtime = str(spec.get("runtimeClassName") or "")
-    if any(word in runtime.lower() for word in SANDBOXES):
-        raise _refused(f"runtimeClassName: {runtime}", reason.SANDBOXED_RUNTIME)
-    if (spec.get("os") or {}).get("name") == "windows":
-        raise _refused("os.name: windows", reason.UNSUPPORTED)
-    architecture = (spec.get("nodeSelector") or {}).get("kubernetes.io/arch", ARCHITECTURE)
-    if architecture != ARCHITECTURE:
-        raise _refused(f"nodeSelector kubernetes.io/arch: {architecture}", reason.UNSUPPORTED)
+    eligibility.check(spec, container)
+    taken = names.Reason.MOUNT_PATH_TAKEN
     for mount in container.get("volumeMounts") or []:
         where = str(mount.get("mountPath", "")).rstrip("/")
         if where == names.MOUNT_PATH or where.startswith(f"{names.MOUNT_PATH}/"):
-            raise _refused(f"a volume mounted at {where}", reason.MOUNT_PATH_TAKEN)
+            raise eligibility.refused(f"a volume mounted at {where}", taken)
     if any(volume.get("name") == names.VOLUME for volume in spec.get("volumes") or []):
-        raise _refused(f"a volume named {names.VOLUME}", reason.MOUNT_PATH_TAKEN)
+        raise eligibility.refused(f"a volume named {names.VOLUME}", taken)
     if any(c.get("name") == names.INIT_CONTAINER for c in spec.get("initContainers") or []):
-        raise _refused(f"an init container named {names.INIT_CONTAINER}", reason.MOUNT_PATH_TAKEN)
+        raise eligibility.refused(f"an init container named {names.INIT_CONTAINER}", taken)
 
 
 def shape(
@@ -175,9 +156,3 @@ def _init_container(managed: Mapping[str, Any], image: str, pull_policy: str) ->
         "terminationMessagePolicy": "FallbackToLogsOnError",
         "volumeMounts": [{"name": names.VOLUME, "mountPath": names.MOUNT_PATH}],
     }
-
-
-def _refused(what: str, reason: names.Reason) -> errors.UnsupportedError:
-    return errors.UnsupportedError(
-        f"{what} cannot be combined with checkpoints", reason=reason, hint=f"remove {what}"
-    )

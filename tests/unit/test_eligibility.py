@@ -1,0 +1,59 @@
+"""Which pods can be checkpointed at all, at admission and again in the agent."""
+
+import pytest
+
+from chrek import eligibility, errors, names
+from chrek.agent import objects
+
+MAIN = {"name": "main", "image": "llama:1", "command": ["/chrek/chrek-init", "--", "serve"]}
+
+REFUSED = [
+    ({"shareProcessNamespace": True}, {}, "SharedProcessNamespace"),
+    ({"hostPID": True}, {}, "HostNamespace"),
+    ({"hostIPC": True}, {}, "HostNamespace"),
+    ({"hostNetwork": True}, {}, "HostNamespace"),
+    ({"hostUsers": False}, {}, "UserNamespace"),
+    ({}, {"tty": True}, "TerminalRequested"),
+    ({"runtimeClassName": "kata-qemu"}, {}, "SandboxedRuntime"),
+    ({"runtimeClassName": "gVisor"}, {}, "SandboxedRuntime"),
+    ({"os": {"name": "windows"}}, {}, "Unsupported"),
+    ({"nodeSelector": {"kubernetes.io/arch": "arm64"}}, {}, "Unsupported"),
+]
+
+
+@pytest.mark.parametrize(("spec", "container", "reason"), REFUSED)
+def test_refused_with_its_reason_and_what_to_change(spec, container, reason):
+    with pytest.raises(errors.UnsupportedError) as caught:
+        eligibility.check(spec, container)
+    assert caught.value.reason == reason
+    assert caught.value.hint.startswith("remove ")
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {},
+        {"hostUsers": True, "hostNetwork": False},
+        {"runtimeClassName": "nvidia"},
+        {"nodeSelector": {"kubernetes.io/arch": "amd64"}},
+    ],
+)
+def test_ordinary_pods_pass(spec):
+    eligibility.check(spec, {})
+
+
+@pytest.mark.parametrize(("spec", "container", "reason"), REFUSED)
+def test_the_agent_asks_again(spec, container, reason):
+    item = {
+        "metadata": {
+            "namespace": "team",
+            "name": "by-hand",
+            "uid": "1",
+            "annotations": {names.ANNOTATION_CHECKPOINT: "5941a4cb3c363457"},
+        },
+        "spec": {**spec, "containers": [{**MAIN, **container}]},
+    }
+    pod = objects.pod(item)
+    assert pod is not None
+    assert pod.refused is not None
+    assert pod.refused[0] == reason
