@@ -238,6 +238,11 @@ def _upper_directory(mounts: list[procfs.Mount]) -> int:
     try:
         flags = os.O_RDONLY | os.O_DIRECTORY
         return rootfd.open_below(host, upper, flags, resolve=rootfd.RESOLVE_IN_ROOT)
+    except OSError as err:
+        raise errors.UnsupportedError(
+            f"the changes of the container's root file system are not at {upper}: {err.strerror}",
+            hint="the agent must share the mount namespace of PID 1 with the container runtime",
+        ) from err
     finally:
         os.close(host)
 

@@ -46,10 +46,12 @@ def read(volume: int) -> bytes:
     """
     try:
         fd = rootfd.open_below(volume, NAME, os.O_RDONLY | os.O_NONBLOCK)
+        try:
+            data = os.read(fd, MAX_BYTES + 1)
+        finally:
+            os.close(fd)
     except OSError as err:
         raise errors.UnsupportedError(f"{names.INIT_PATH}: {err.strerror}") from err
-    with os.fdopen(fd, "rb") as file:
-        data = file.read(MAX_BYTES + 1)
     if not 0 < len(data) <= MAX_BYTES:
         raise errors.UnsupportedError(f"{names.INIT_PATH}: {len(data)} bytes cannot be it")
     return data

@@ -130,6 +130,7 @@ def _verify_pages(
 
 def _stage(artifact: stores.Artifact, staging: pathlib.Path) -> dict[str, bytes]:
     """Verify every other file; CRIU's go to `staging`, the rest is returned by name."""
+    shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(mode=0o700, parents=True, exist_ok=True)
     rest = {}
     with digest.Pool() as pool:

@@ -140,6 +140,7 @@ class Container:
             self._unshare.kill()
             self._unshare.wait()
         with contextlib.suppress(AttributeError):
+            self._lines.close()
             self.agent.close()
         if self._unshare.stdout:
             self._reader.join(timeout=5)
