@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
 import pathlib
 import platform
@@ -21,6 +22,7 @@ from chrek import store as stores
 from chrek.criu import service
 
 DUMP_LOG = "dump.log"
+_OF_THE_STORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EFBIG)
 OUTSIDERS_SECONDS = 10
 """How long processes outside the tree (probes, exec sessions) may take to end."""
 
@@ -81,7 +83,15 @@ def capture(
     def notified(script: str, _pid: int) -> None:
         if script == "post-dump":
             seconds["dump"] = round(time.monotonic() - started, 6)
-            captured = _finish(wanted, store, stage, mounts, stdio, logger, seconds)
+            try:
+                captured = _finish(wanted, store, stage, mounts, stdio, logger, seconds)
+            except OSError as err:
+                if err.errno not in _OF_THE_STORE:
+                    raise
+                raise errors.StoreError(
+                    f"{stage.path}: {err.strerror}",
+                    hint="check the volume of storage.pvc and its free space",
+                ) from err
             on_committed(captured)
             done.append(captured)
 

@@ -14,7 +14,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from chrek import process, procfs
 
@@ -50,7 +50,15 @@ exec "$@" </dev/null
 class Container:
     """One container; PID 1 is chrek-init."""
 
-    def __init__(self, directory: pathlib.Path, name: str, *init_argv: str, user: int = 0) -> None:
+    def __init__(
+        self,
+        directory: pathlib.Path,
+        name: str,
+        *init_argv: str,
+        user: int = 0,
+        before: Sequence[str] = (),
+    ) -> None:
+        """Start one; `before` is a program in the container that executes its arguments."""
         self.directory = directory
         for part in ("upper", "work", "root", "chrek"):
             (directory / part).mkdir(parents=True)
@@ -64,7 +72,7 @@ class Container:
         argv += ["--propagation", "private", "sh", "-c", _START, "sh"]
         if user:
             argv += ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
-        argv += ["/chrek/chrek-init", *init_argv]
+        argv += [*before, "/chrek/chrek-init", *init_argv]
         self._unshare = subprocess.Popen(
             argv,
             stdin=subprocess.DEVNULL,
@@ -149,9 +157,13 @@ class Container:
 
 @contextlib.contextmanager
 def container(
-    directory: pathlib.Path, name: str, *init_argv: str, user: int = 0
+    directory: pathlib.Path,
+    name: str,
+    *init_argv: str,
+    user: int = 0,
+    before: Sequence[str] = (),
 ) -> Iterator[Container]:
-    made = Container(directory / name, name, *init_argv, user=user)
+    made = Container(directory / name, name, *init_argv, user=user, before=before)
     try:
         yield made
     finally:

@@ -1,0 +1,70 @@
+"""Every module with something in it has a file of tests of its own."""
+
+import ast
+import pathlib
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+UNIT = ROOT / "tests/unit"
+MOST = 20
+"""A module with no more statements is covered by the tests of those who use it."""
+
+ELSEWHERE = {
+    "chrek.cli.hash_command": "tests/unit/test_cli.py",
+    "chrek.peer": "tests/system/test_peer.py",
+    "chrek.inode": "tests/unit/test_archive.py",
+    **dict.fromkeys(
+        (
+            "chrek.operator.cache",
+            "chrek.operator.checkpoints",
+            "chrek.operator.conditions",
+            "chrek.operator.controllers",
+            "chrek.operator.graphs",
+            "chrek.operator.health",
+            "chrek.operator.leader",
+            "chrek.operator.main",
+            "chrek.operator.results",
+            "chrek.operator.webhook",
+        ),
+        "tests/cluster/test_operator.py",
+    ),
+    "chrek.operator.trust": "tests/cluster/test_operator_trust.py",
+}
+"""Modules of which only the real thing tells, or that make no sense alone -> where they are."""
+
+
+def statements(path):
+    tree = ast.parse(path.read_text())
+    return sum(
+        isinstance(node, ast.stmt) and not isinstance(node, ast.Import | ast.ImportFrom)
+        for node in ast.walk(tree)
+    )
+
+
+def modules():
+    """Yields (module, the name of its file of tests)."""
+    for path in sorted((ROOT / "src/chrek").rglob("*.py")):
+        if path.stem.endswith("_pb2") or statements(path) <= MOST:
+            continue
+        parts = path.relative_to(ROOT / "src/chrek").with_suffix("").parts
+        parts = parts[:-1] if parts[-1] == "__init__" else parts
+        yield ".".join(("chrek", *parts)), UNIT / f"test_{'_'.join(parts)}.py"
+
+
+MODULES = dict(modules())
+
+
+def test_every_module_has_its_tests():
+    assert len(MODULES) > 40
+    missing = [
+        f"{name}: {path.relative_to(ROOT)}"
+        for name, path in MODULES.items()
+        if name not in ELSEWHERE and not path.exists()
+    ]
+    assert not missing, "\n".join(missing)
+
+
+def test_exceptions_are_still_needed():
+    for name, where in ELSEWHERE.items():
+        assert name in MODULES, f"{name} is gone or small: drop it from ELSEWHERE"
+        assert not MODULES[name].exists(), f"{name} has tests of its own: drop it from ELSEWHERE"
+        assert (ROOT / where).exists(), f"{name}: {where} is not there"
