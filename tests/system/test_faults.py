@@ -105,8 +105,8 @@ def test_seccomp_filters_must_be_the_same_in_the_same_order(
         assert len(service.seccomp_filters(source.pid)) == 2
         assert len(service.seccomp_filters(root)) == 3
         artifact = capture(source, root, store)
-    argv = ("--wait", "20", "--", "false")
-    with sandbox.container(tmp_path, "same", *argv, before=own) as target:
+    cold = ("--wait", "20", "--", "false")
+    with sandbox.container(tmp_path, "same", *cold, before=own) as target:
         restore_into(target, artifact, tmp_path / "staging")
         assert target.request("count").endswith(" 1")
         again = service.seccomp_filters(target.child(artifact.manifest.rootPid))
@@ -120,11 +120,11 @@ def test_seccomp_filters_must_be_the_same_in_the_same_order(
     }
     for name, others in refused.items():
         with (
-            sandbox.container(tmp_path, name, *argv, before=filters(*others)) as target,
+            sandbox.container(tmp_path, name, *cold, before=filters(*others)) as target,
             pytest.raises(errors.PrivilegeError, match="seccomp filters"),
         ):
             restore_into(target, artifact, tmp_path / "staging")
-    with sandbox.container(tmp_path, "fewer", *argv, before=filters(SWAPOFF)) as target:
+    with sandbox.container(tmp_path, "fewer", *cold, before=filters(SWAPOFF)) as target:
         restore_into(target, artifact, tmp_path / "staging")
 
 

@@ -110,7 +110,9 @@ async def test_a_restored_worker(scene, restoring, process):
     await scene.start(checkpoints=[item])
     assert await scene.init.read() == "restoring 30 10001 exit"
     assert await scene.init.read("restored") == "restored"
-    assert all(line.startswith(("restor", "progress ")) for line in scene.init.lines)
+    assert all(
+        line.startswith(("restoring ", "progress ", "restored")) for line in scene.init.lines
+    )
     ((artifact, pid, staging, volumes, timeout),) = calls
     assert artifact.manifest.uuid == item.variants[0].uuid
     assert (pid, volumes, timeout) == (process.pid, {}, 300)
