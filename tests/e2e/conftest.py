@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -52,6 +53,9 @@ def here(live: cluster.Cluster) -> place.Place:
     )
     found = place.Place(live, setup.NAMESPACE)
     found.clean()
+    # What no DynamoCheckpoint names any more, so that tests find only what they made.
+    for left in found.volume().iterdir():
+        shutil.rmtree(left)
     return found
 
 
