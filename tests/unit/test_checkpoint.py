@@ -39,11 +39,9 @@ def test_an_upper_directory_that_is_gone_is_an_error_with_a_reason(tmp_path):
 
 
 def test_the_hostname_of_a_process():
-    script = ["sh", "-c", "echo; exec sleep 60"]
     for environment, name in (({"A": "1", "HOSTNAME": "pod-1"}, "pod-1"), ({"A": "1"}, "")):
-        with subprocess.Popen(script, env=environment, stdout=subprocess.PIPE) as started:
-            try:
-                assert started.stdout.readline() == b"\n"
-                assert checkpoint._hostname(started.pid) == name
-            finally:
-                started.kill()
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+        with subprocess.Popen(["sh", "-c", "echo; read _"], env=environment, **pipes) as started:
+            assert started.stdout.readline() == b"\n"
+            assert checkpoint._hostname(started.pid) == name
+            started.stdin.close()
