@@ -127,6 +127,8 @@ class Example:
         if found is None:
             raise errors.ShowError(f"there is no Deployment of {NAME}")
         spec = copy.deepcopy(found["spec"]["template"]["spec"])
+        # A shell as PID 1 ignores SIGTERM; nobody waits half a minute for that.
+        spec["terminationGracePeriodSeconds"] = 2
         return {
             "apiVersion": "v1",
             "kind": "Pod",
