@@ -13,6 +13,7 @@ import contextlib
 import os
 import pathlib
 import re
+import select
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from google.protobuf import message
 
-from chrek import errors, names, process
+from chrek import errors, names, process, procfs
 from chrek.criu import messages_pb2 as pb
 
 LOG_LEVEL = 3
@@ -120,6 +121,7 @@ class Service:
         """
         self._log_path = log_path
         self._images_fd = images_fd
+        self._pidfd = pidfd
         self._deadline = deadline
         bundle = process.LIBEXEC / "criu"
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -169,6 +171,8 @@ class Service:
             self._process.send_signal(signal.SIGKILL)
             self._process.wait()
         finally:
+            if self._process.returncode:
+                self._end_stragglers()
             if self._process.stderr:
                 self._process.stderr.close()
 
@@ -245,11 +249,7 @@ class Service:
             self._socket.send(request.SerializeToString())
 
     def _receive(self, action: str, refused: BaseException | None) -> pb.Response:
-        left = self._deadline - time.monotonic()
-        self._socket.settimeout(max(0.001, left))
-        try:
-            data = self._socket.recv(1 << 20)
-        except TimeoutError as err:
+        if not self._wait():
             self._process.send_signal(signal.SIGKILL)
             timeout = (
                 names.Reason.DUMP_TIMEOUT if action == "dump" else names.Reason.RESTORE_TIMEOUT
@@ -258,8 +258,10 @@ class Service:
                 f"criu {action} did not end in time",
                 reason=timeout,
                 hint="raise agent.dumpTimeoutSeconds or agent.restoreTimeoutSeconds",
-            ) from err
-        except ConnectionError:
+            )
+        try:
+            data = self._socket.recv(1 << 20, socket.MSG_DONTWAIT)
+        except (BlockingIOError, ConnectionError):
             data = b""
         if not data:
             self._process.wait()
@@ -273,12 +275,45 @@ class Service:
             raise errors.CriuError(f"criu {action} sent no valid message: {err}") from err
         return response
 
+    def _wait(self) -> bool:
+        """Wait for a message or for CRIU's end; False when time is up.
+
+        The socket alone does not tell of the end: a child that outlives CRIU keeps it open.
+        """
+        poller = select.poll()
+        poller.register(self._socket, select.POLLIN)
+        with contextlib.ExitStack() as stack:
+            with contextlib.suppress(ProcessLookupError):
+                ended = os.pidfd_open(self._process.pid)
+                stack.callback(os.close, ended)
+                poller.register(ended, select.POLLIN)
+            left = self._deadline - time.monotonic()
+            return bool(poller.poll(max(1, int(1000 * left))))
+
+    def _end_stragglers(self) -> None:
+        """End what a CRIU that was killed left in the container, such as stopped test children.
+
+        They are known by their program, the loader of this image: no container can run that.
+        """
+        loader = (process.LIBEXEC / "criu" / "ld.so").stat()
+        info = pathlib.Path(f"/proc/self/fdinfo/{self._pidfd}").read_text()
+        pid = next(int(line.split()[1]) for line in info.splitlines() if line.startswith("Pid:"))
+        if pid <= 0:
+            return
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for member in procfs.in_pid_namespace(pid):
+                with contextlib.suppress(FileNotFoundError, ProcessLookupError, PermissionError):
+                    if os.path.samestat(os.stat(f"/proc/{member}/exe"), loader):
+                        os.kill(member, signal.SIGKILL)
+
     def _failure(self, action: str, detail: str) -> errors.CriuError:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=5)
         stderr = ""
         if self._process.poll() is not None and self._process.stderr:
-            stderr = self._process.stderr.read().decode(errors="replace").strip()
+            # A child that outlives CRIU may hold the other end: take what is there.
+            os.set_blocking(self._process.stderr.fileno(), False)
+            stderr = (self._process.stderr.read() or b"").decode(errors="replace").strip()
         log = log_extract(self._log_path)
         last = _first_error(log) or detail.strip() or stderr.rpartition("\n")[2]
         code = self._process.poll()
