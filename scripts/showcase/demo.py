@@ -45,6 +45,8 @@ def main(description: str | None) -> int:
                 sys.stderr.write(diagnosis.report(live) + "\n")
                 raise
             print(summary(result))
+            if len(result.answers) != 1 or len(result.nonces) != 1:
+                raise errors.ShowError("the restored pods are not the captured worker: see above")
             if options.down and not own:
                 commands.say("--down: the cluster of KUBECONFIG is not ours to take down")
             elif not options.down:
@@ -160,17 +162,17 @@ def summary(result: Result) -> str:
     """The table and what its columns mean."""
     artifact = example.variant(result.checkpoint)
 
-    def row(title: str, start: pods.Start | None) -> list[str]:
+    def row(title: str, start: pods.Start | None, *, warm: bool) -> list[str]:
         if start is None:
             return [title, "-", "-", "-", "-"]
-        factor = f"{result.cold.ready / start.ready:.1f} x"
+        factor = f"{result.cold.ready / start.ready:.1f} x" if warm else "-"
         return [title, start.node, f"{start.answering:.1f}", f"{start.ready:.1f}", factor]
 
     rows = [
-        row("cold, beside the checkpoint job", result.first),
-        row("cold, alone", result.cold),
-        row("warm, the node of the checkpoint", result.same_node),
-        row("warm, another node", result.other_node),
+        row("cold, beside the checkpoint job", result.first, warm=False),
+        row("cold, alone", result.cold, warm=False),
+        row("warm, the node of the checkpoint", result.same_node, warm=True),
+        row("warm, another node", result.other_node, warm=True),
     ]
     header = ["start", "node", "answering, s", "Ready, s", "speed-up"]
     equal = "equal" if len(result.answers) == 1 else f"NOT EQUAL: {result.answers}"
