@@ -24,7 +24,6 @@ class Result:
     same_node: pods.Start | None = None
     other_node: pods.Start | None = None
     restored: int = 0
-    asked: int = 0
     answers: set[str] = dataclasses.field(default_factory=set)
     nonces: set[str] = dataclasses.field(default_factory=set)
 
