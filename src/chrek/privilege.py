@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from chrek import errors, procfs
 from chrek.criu import images, seccomp
@@ -28,13 +28,18 @@ Chain = tuple[pb.SeccompFilter, ...]
 """Filters of one thread, oldest first."""
 
 
-def check(images_dir: pathlib.Path, init: procfs.Status, filters: Sequence[bytes]) -> None:
+def check(
+    images_dir: pathlib.Path, init: procfs.Status, filters: Sequence[bytes]
+) -> dict[int, pb.CoreEntry]:
     """Compare every task of a capture with PID 1 of the container it shall run in.
 
     Args:
         images_dir: the verified private copies that CRIU will read.
         init: status of PID 1.
         filters: PID 1's seccomp filters, oldest first.
+
+    Returns:
+        Mapping thread id -> its decoded core image.
 
     Raises:
         PrivilegeError: a task asks for more than PID 1 has.
@@ -53,6 +58,28 @@ def check(images_dir: pathlib.Path, init: procfs.Status, filters: Sequence[bytes
     cores = {tid: _core(images_dir, tid) for tid in sorted(leaders)}
     for tid, core in cores.items():
         _check_task(tid, core, cores[leaders[tid]], init, filters, chains)
+    return cores
+
+
+def relabel(images_dir: pathlib.Path, cores: Mapping[int, pb.CoreEntry], label: str) -> None:
+    """Give every task the AppArmor or SELinux label of the new container, whatever it had.
+
+    A task without a label in its image would get CRIU's own, which is the agent's.
+
+    Args:
+        cores: what `check` returned.
+        label: PID 1's; empty where there is none.
+    """
+    for tid, core in cores.items():
+        creds = core.thread_core.creds
+        if not core.thread_core.HasField("creds") or creds.lsm_profile == label:
+            continue
+        if label:
+            creds.lsm_profile = label
+        else:
+            creds.ClearField("lsm_profile")
+        name = f"core-{tid}.img"
+        (images_dir / name).write_bytes(images.encode(name, [core]))
 
 
 def _core(images_dir: pathlib.Path, tid: int) -> pb.CoreEntry:

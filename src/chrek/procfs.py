@@ -169,6 +169,22 @@ def namespace(pid: int, kind: str) -> int:
     return os.stat(PROC / str(pid) / "ns" / kind).st_ino
 
 
+def lsm_label(pid: int) -> str:
+    """The label that AppArmor or SELinux holds a process to; empty without one.
+
+    Source: apparmor(7), selinux(8): `profile (mode)` and `user:role:type:level`.
+    """
+    for name in ("attr/apparmor/current", "attr/current"):
+        try:
+            text = (PROC / str(pid) / name).read_bytes()
+        except OSError:  # EINVAL: no such module is in force.
+            continue
+        label = text.rstrip(b"\0\n").decode(errors="replace")
+        profile = re.sub(r" \([a-z]+\)$", "", label)
+        return "" if profile == "unconfined" else profile
+    return ""
+
+
 def addresses(pid: int) -> list[str]:
     """Addresses of a process's network namespace: IPv4 then IPv6, no loopback, no link-local.
 

@@ -89,7 +89,9 @@ def restore(
             stack.callback(shutil.rmtree, staging, ignore_errors=True)
             small = _stage(artifact, staging)
         with step("privilege"):
-            privilege.check(staging, procfs.status(init_pid), service.seccomp_filters(init_pid))
+            filters = service.seccomp_filters(init_pid)
+            cores = privilege.check(staging, procfs.status(init_pid), filters)
+            privilege.relabel(staging, cores, procfs.lsm_label(init_pid))
         with step("sockets"):
             _rewrite_sockets(staging, described, init_pid, logger)
         with step("files"):

@@ -267,3 +267,16 @@ def test_two_entries_where_criu_reads_one(write):
     (directory / "seccomp.img").write_bytes(images.encode("seccomp.img", [seccomp(), OURS]))
     with pytest.raises(errors.ArtifactError, match=r"seccomp\.img: 2 entries"):
         privilege.check(directory, INIT, FILTERS)
+
+
+@pytest.mark.parametrize("before", ["", "cri-containerd.apparmor.d", "hostile"])
+@pytest.mark.parametrize("label", ["", "cri-containerd.apparmor.d", "localhost/strict"])
+def test_every_task_gets_the_label_of_the_new_container(write, before, label):
+    held = creds(lsm_profile=before) if before else creds()
+    directory = write({1: core(held), 2: core()}, [{"pid": 1, "threads": [1, 2]}])
+    cores = privilege.check(directory, INIT, FILTERS)
+    privilege.relabel(directory, cores, label)
+    for tid in cores:
+        (entry,) = images.read(directory / f"core-{tid}.img", pb.CoreEntry)
+        assert entry.thread_core.creds.lsm_profile == label
+        assert entry.thread_core.creds.HasField("lsm_profile") is bool(label)

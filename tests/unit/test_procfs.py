@@ -235,3 +235,29 @@ def test_a_process_that_is_gone():
     with pytest.raises(ProcessLookupError):
         procfs.status(pid)
     assert procfs.tree(pid) == [pid]
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "label"),
+    [
+        (
+            "attr/apparmor/current",
+            b"cri-containerd.apparmor.d (enforce)\n",
+            "cri-containerd.apparmor.d",
+        ),
+        ("attr/apparmor/current", b"unconfined\n", ""),
+        (
+            "attr/current",
+            b"system_u:system_r:container_t:s0:c1,c2\0",
+            "system_u:system_r:container_t:s0:c1,c2",
+        ),
+        ("attr/current", b"docker-default (complain)\n", "docker-default"),
+        ("status", b"", ""),
+    ],
+)
+def test_lsm_label(tmp_path, monkeypatch, file, text, label):
+    path = tmp_path / "7" / file
+    path.parent.mkdir(parents=True)
+    path.write_bytes(text)
+    monkeypatch.setattr(procfs, "PROC", tmp_path)
+    assert procfs.lsm_label(7) == label
