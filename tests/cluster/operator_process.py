@@ -25,7 +25,10 @@ import yaml
 from cluster import kube
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-TEMPLATES = ("configmap", "operator/rbac", "operator/serviceaccount", "operator/webhook")
+TEMPLATES = (
+    "configmap",
+    *(f"operator/{name}" for name in ("lease", "rbac", "secret", "serviceaccount", "webhook")),
+)
 NOWHERE = {"chrek.test/no-such-node": "true"}
 IDENTITY = {"model": "meta-llama/Llama-3-8B", "backendFramework": "vllm", "dtype": "bfloat16"}
 HASH = "5941a4cb3c363457"
