@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import msgspec
 import pytest
 
-from chrek import config
+from chrek import config, errors
 from chrek.kube import api, credentials
 from chrek.operator import certificates, trust
 from cluster import kube
@@ -39,8 +39,14 @@ def place(namespaced: kube.Kube) -> Iterator[kube.Kube]:
             "webhooks": [{**webhook, "name": f"{name}.chrek.test"} for name in ("one", "two")],
         }
     )
+    make_secret(namespaced)
     yield namespaced
     namespaced.kubectl("delete", "mutatingwebhookconfiguration", NAME)
+
+
+def make_secret(place: kube.Kube) -> None:
+    """As the chart does."""
+    place.apply({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": SECRET}})
 
 
 def ensure(place: kube.Kube, replicas: int = 1) -> None:
@@ -84,10 +90,13 @@ def test_nothing_is_written_when_nothing_is_due(place: kube.Kube) -> None:
     assert after == configuration
 
 
-def test_a_deleted_secret_is_made_again(place: kube.Kube) -> None:
+def test_a_deleted_secret_is_asked_for_and_filled_again(place: kube.Kube) -> None:
     ensure(place)
     before = bundle(place)
     place.kubectl("delete", "secret", SECRET)
+    with pytest.raises(errors.ApiError, match=f"Secret {SECRET} .* is missing .*helm upgrade"):
+        ensure(place)
+    make_secret(place)
     ensure(place, replicas=3)
     assert bundle(place) != before
     assert trusted(place) == {bundle(place).authorities}

@@ -1,6 +1,6 @@
 """Keeps the webhook's certificates: the Secret, the API server's caBundle, the server's context.
 
-Every replica does this. The Secret is created or replaced with its resourceVersion, so that of
+Every replica does this. The chart makes the Secret; it is replaced with its resourceVersion, so that of
 several replicas one wins and the others use what it made. The caBundle is written before the new
 certificate is served.
 """
@@ -44,7 +44,7 @@ class Trust:
         self._loaded: certificates.Bundle | None = None
 
     async def keep(self) -> None:
-        """Make and renew for ever."""
+        """Fill and renew for ever."""
         while True:
             try:
                 await self.ensure()
@@ -68,7 +68,13 @@ class Trust:
         dns_names = certificates.service_names(self._settings.webhookServiceName, self._namespace)
         while True:
             secret = await self._client.find("v1", "secrets", self._namespace, name)
-            present = certificates.from_data(secret.get("data")) if secret else None
+            if secret is None:
+                raise errors.ApiError(
+                    f"Secret {name} in namespace {self._namespace} is missing",
+                    status=404,
+                    hint="`helm upgrade` makes it again",
+                )
+            present = certificates.from_data(secret.get("data"))
             now = datetime.datetime.now(datetime.UTC)
             bundle = certificates.renewed(present, dns_names, now=now)
             if bundle is None and present is not None:
@@ -76,32 +82,13 @@ class Trust:
             if bundle is None:  # pragma: no cover - renewed() makes one of nothing
                 continue
             try:
-                await self._store(secret, name, bundle)
+                secret["data"] = bundle.data()
+                await self._client.replace("v1", "secrets", self._namespace, name, secret)
             except errors.ApiError as err:
                 if err.status == 409:
                     continue  # Another replica was faster: use what it made.
                 raise
             return bundle
-
-    async def _store(
-        self, secret: dict[str, object] | None, name: str, bundle: certificates.Bundle
-    ) -> None:
-        if secret is None:
-            body: dict[str, object] = {
-                "apiVersion": "v1",
-                "kind": "Secret",
-                "type": "kubernetes.io/tls",
-                "metadata": {
-                    "name": name,
-                    "namespace": self._namespace,
-                    "labels": {"app.kubernetes.io/managed-by": "chrek-operator"},
-                },
-                "data": bundle.data(),
-            }
-            await self._client.create("v1", "secrets", self._namespace, body)
-        else:
-            secret["data"] = bundle.data()
-            await self._client.replace("v1", "secrets", self._namespace, name, secret)
 
     async def _publish(self, authorities: bytes) -> None:
         """Have the API server trust these CAs."""
