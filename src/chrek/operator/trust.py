@@ -1,8 +1,8 @@
 """Keeps the webhook's certificates: the Secret, the API server's caBundle, the server's context.
 
-Every replica does this. The chart makes the Secret; it is replaced with its resourceVersion, so that of
-several replicas one wins and the others use what it made. The caBundle is written before the new
-certificate is served.
+Every replica does this. The chart makes the Secret; it is replaced with its resourceVersion, so
+that of several replicas one wins and the others use what it made. The caBundle is written before
+the new certificate is served.
 """
 
 from __future__ import annotations
