@@ -13,7 +13,7 @@ from typing import Any
 from chrek import config, errors, identity, log, names
 from chrek.kube import api
 from chrek.operator import cache as cache_module
-from chrek.operator import conditions, jobs, place, queue, status
+from chrek.operator import conditions, jobs, place, queue, status, writes
 
 LOG = log.get(__name__)
 COMPONENT = "chrek-operator"
@@ -154,25 +154,8 @@ class Checkpoints:
         patch = conditions.difference(old, new)
         if not patch:
             return
-        metadata = checkpoint["metadata"]
-        body = {
-            "metadata": {"resourceVersion": metadata["resourceVersion"]},
-            "status": patch,
-        }
-        try:
-            await self._client.patch(
-                names.API_VERSION,
-                names.CHECKPOINT_PLURAL,
-                metadata["namespace"],
-                metadata["name"],
-                body,
-                subresource="status",
-            )
-        except errors.ApiError as err:
-            if err.status == 404:
-                return
-            raise
-        await self._tell(checkpoint, old, new)
+        if await writes.status(self._client, names.CHECKPOINT_PLURAL, checkpoint, patch):
+            await self._tell(checkpoint, old, new)
 
     async def _tell(self, checkpoint: Object, old: Object, new: Object) -> None:
         if new.get("message") == old.get("message") and new.get("phase") == old.get("phase"):

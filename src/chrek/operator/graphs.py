@@ -10,7 +10,7 @@ from typing import Any
 from chrek import config, errors, log, names
 from chrek.kube import api
 from chrek.operator import cache as cache_module
-from chrek.operator import conditions, injection, jobs, queue, workloads
+from chrek.operator import conditions, injection, jobs, queue, workloads, writes
 
 LOG = log.get(__name__)
 COMPONENT = "chrek-operator"
@@ -199,24 +199,8 @@ class Graphs:
         if "services" in patch:
             # A merge patch keeps what it does not name: services and fields that are gone.
             patch["services"] = _nested(old.get("services") or {}, services)
-        body = {
-            "metadata": {"resourceVersion": metadata["resourceVersion"]},
-            "status": patch,
-        }
-        try:
-            await self._client.patch(
-                names.API_VERSION,
-                names.GRAPH_PLURAL,
-                metadata["namespace"],
-                metadata["name"],
-                body,
-                subresource="status",
-            )
-        except errors.ApiError as err:
-            if err.status == 404:
-                return
-            raise
-        await self._tell(graph, old.get("services") or {}, bad)
+        if await writes.status(self._client, names.GRAPH_PLURAL, graph, patch):
+            await self._tell(graph, old.get("services") or {}, bad)
 
     async def _tell(self, graph: Object, old: Mapping[str, Any], bad: Mapping[str, Any]) -> None:
         regarding = api.reference(
