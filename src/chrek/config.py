@@ -29,6 +29,26 @@ class Storage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     pvc: Pvc = Pvc()
 
 
+class ImageLookup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How the operator finds the command of a container that names only an image."""
+
+    enabled: bool = True
+    pullSecretNames: list[str] = []
+    """Pull secrets that the operator may read, by name; pods' other secrets stay unread."""
+    plainHttpRegistries: list[str] = []
+    """`host[:port]` of registries that are asked without TLS."""
+
+
+class Platform(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Who reconciles what, where the Dynamo platform is installed as well."""
+
+    graphs: Literal["auto", "chrek", "platform"] = "auto"
+    """Who makes the pods of DynamoGraphDeployments; auto: whoever owns the CRD."""
+    checkpoints: Literal["auto", "chrek", "platform"] = "auto"
+    """Who makes DynamoCheckpoints Ready; auto: chrek, but for objects that the platform's operator
+    has taken on (a status that it wrote, a finalizer of its own)."""
+
+
 class AgentConfig(
     msgspec.Struct,
     frozen=True,
@@ -89,6 +109,10 @@ class OperatorConfig(
     webhookServiceName: str
     certificateSecretName: str
     agentServiceAccountName: str
+    deletionJobPath: str = ""
+    """The chart's template of the Job that deletes artifacts; empty: artifacts are kept."""
+    imageLookup: ImageLookup = ImageLookup()
+    platform: Platform = Platform()
     webhookPort: int = 9443
     httpPort: int = 8089
     agentWaitSeconds: int = 20

@@ -19,18 +19,34 @@ CONFIG_API_VERSION = "chrek.nvidia.com/v1alpha1"
 
 ANNOTATION_CHECKPOINT = "nvidia.com/chrek-checkpoint"
 """Opts a pod in: the identity hash or the name of a DynamoCheckpoint in the pod's namespace."""
+ANNOTATION_IDENTITY = "nvidia.com/chrek-identity"
+"""JSON of an identity on a pod (template): its checkpoint is made from the pod when there is none."""
+ANNOTATION_CAPTURE_SOURCE = "nvidia.com/chrek-capture-source"
+"""`job` or `worker`: how a checkpoint that is made from a pod with an identity is captured."""
 ANNOTATION_CONTAINER = "nvidia.com/chrek-container"
 ANNOTATION_SKIPPED = "nvidia.com/chrek-skipped"
 ANNOTATION_CAPTURE = "nvidia.com/chrek-capture"
 ANNOTATION_RESULT = "nvidia.com/chrek-result"
+"""What became of a capture, on the pod that was captured. Only the agent may write it."""
+ANNOTATION_START = "nvidia.com/chrek-start"
+"""How a managed container started last, on its pod. Only the agent may write it."""
+ANNOTATION_RETRY = "chrek.nvidia.com/retry"
+"""On a DynamoCheckpoint that is Failed or Suspect: any new value has it tried again."""
+ANNOTATION_STATE = "nvidia.com/chrek-state"
+"""On a DynamoCheckpoint whose CRD another chart owns: the status fields that this CRD drops."""
 LABEL_MANAGED = "nvidia.com/chrek-managed"
 LABEL_SOURCE = "nvidia.com/chrek-is-checkpoint-source"
 LABEL_HASH = "nvidia.com/chrek-checkpoint-hash"
+LABEL_AUTO = "nvidia.com/chrek-auto"
+"""`true` on DynamoCheckpoints that chrek made: they are made again when their artifact is lost."""
+LABEL_DELETION = "nvidia.com/chrek-deletion"
+"""`true` on the Jobs that delete artifacts."""
 LABEL_GRAPH = "nvidia.com/dynamo-graph-deployment-name"
 LABEL_SERVICE = "nvidia.com/dynamo-component"
 CONDITION_RESTORED = "nvidia.com/Restored"
 CONDITION_READY = "Ready"
 CONDITION_SHARED = "SharedWith"
+CONDITION_SUSPECT = "Suspect"
 FINALIZER = "nvidia.com/chrek"
 
 ENV_STORAGE_TYPE = "DYN_CHECKPOINT_STORAGE_TYPE"
@@ -67,6 +83,29 @@ IDENTITY_ALIASES = {"framework": "backendFramework", "frameworkVersion": "dynamo
 MODE_ALIASES = {"Auto": "auto", "Reference": "reference"}
 
 
+class CaptureSource(enum.StrEnum):
+    """What a checkpoint is captured from."""
+
+    JOB = "job"
+    """A pod of its own, which a Job starts and which ends with the capture."""
+    WORKER = "worker"
+    """A serving pod, which is frozen for the capture and then serves on."""
+
+
+class StartupPolicy(enum.StrEnum):
+    """What the pods of a DynamoGraphDeployment do while their checkpoint is being made."""
+
+    IMMEDIATE = "Immediate"
+    WAIT_FOR_CHECKPOINT = "WaitForCheckpoint"
+
+
+class DeletionPolicy(enum.StrEnum):
+    """What becomes of the artifacts when the last DynamoCheckpoint of an identity is deleted."""
+
+    DELETE = "Delete"
+    RETAIN = "Retain"
+
+
 class Phase(enum.StrEnum):
     """Phase of a DynamoCheckpoint."""
 
@@ -88,8 +127,16 @@ class Reason(enum.StrEnum):
     CHECKPOINTED = "Checkpointed"
     # Phases of a checkpoint and states of a service (operator).
     WAITING_FOR_POD = "WaitingForPod"
+    WAITING_FOR_RESOURCES = "WaitingForResources"
+    WAITING_FOR_WORKER = "WaitingForWorker"
+    WAITING_FOR_CHECKPOINT = "WaitingForCheckpoint"
     CAPTURING = "Capturing"
     SHARED_ARTIFACT = "SharedArtifact"
+    SUSPECT = "Suspect"
+    BEING_DELETED = "BeingDeleted"
+    DELETION_FAILED = "DeletionFailed"
+    MANAGED_ELSEWHERE = "ManagedElsewhere"
+    RETRY_REQUESTED = "RetryRequested"
     AVAILABLE = "Available"
     WAITING_FOR_REPLICAS = "WaitingForReplicas"
     NAME_TAKEN = "NameTaken"
@@ -121,6 +168,11 @@ class Reason(enum.StrEnum):
     READY_TIMEOUT = "ReadyTimeout"
     PROCESSES_OUTSIDE_TREE = "ProcessesOutsideTree"
     WORKER_DIED = "WorkerDied"
+    NEVER_READY = "NeverReady"
+    NOT_CAPTURABLE = "NotCapturable"
+    QUIESCE_FAILED = "QuiesceFailed"
+    WAKE_FAILED = "WakeFailed"
+    DEADLINE_EXCEEDED = "DeadlineExceeded"
     STORE_FAILED = "StoreFailed"
     UNSUPPORTED = "Unsupported"
     # Admission.
@@ -136,6 +188,7 @@ class Reason(enum.StrEnum):
     INVALID_SPEC = "InvalidSpec"
     INVALID_CONFIG = "InvalidConfig"
     JOB_FAILED = "JobFailed"
+    POD_REFUSED = "PodRefused"
     RESULT_MISSING = "ResultMissing"
     API_FAILED = "ApiFailed"
     INTERNAL_ERROR = "InternalError"
