@@ -34,13 +34,14 @@ POD = objects.Pod(
 )
 
 
-def checkpoint(name="llm", **changed):
+def checkpoint(name="llm", *, job="", **changed):
+    """A DynamoCheckpoint; with a job, that one captures it."""
     fields = {
         "namespace": "ns",
         "phase": "Ready",
         "identity_hash": HASH,
-        "job": "",
         "variants": (objects.Variant("aaaa", "u", "sha256:1"),),
+        "captures": (objects.Capture("aaaa", "Creating", job),) if job else (),
     }
     return objects.Checkpoint(name=name, **{**fields, **changed})
 

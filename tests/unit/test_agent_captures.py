@@ -195,12 +195,12 @@ REFUSED = {
     ),
     "of another job": (
         JOB,
-        [msgspec.structs.replace(LLM, job="checkpoint-other")],
+        [projected.checkpoint(job="checkpoint-other")],
         "of DynamoCheckpoint llm",
     ),
     "of no job yet": (
         msgspec.structs.replace(JOB, owner_job=""),
-        [msgspec.structs.replace(LLM, job="")],
+        [projected.checkpoint()],
         "of DynamoCheckpoint llm",
     ),
 }

@@ -215,13 +215,12 @@ def test_a_checkpoint():
         "status": {
             "phase": "Ready",
             "identityHash": "0123456789abcdef",
-            "jobName": "checkpoint-0123",
             "variants": [{"name": "aaaa", "uuid": "u", "digest": "sha256:1", "bytes": 7}, {}],
         },
     }
     found = objects.checkpoint(item)
     assert (found.namespace, found.name, found.phase) == ("ns", "llm", "Ready")
-    assert (found.identity_hash, found.job) == ("0123456789abcdef", "checkpoint-0123")
+    assert found.identity_hash == "0123456789abcdef"
     assert found.variants == (objects.Variant("aaaa", "u", "sha256:1"), objects.Variant(""))
 
 
@@ -230,3 +229,80 @@ def test_a_checkpoint_that_was_just_made(status):
     item = {"metadata": {"namespace": "ns", "name": "llm"}, "status": status}
     found = objects.checkpoint(item)
     assert (found.phase, found.variants) == ("", ())
+
+
+def test_what_is_being_captured():
+    item = {
+        "metadata": {"namespace": "ns", "name": "llm", "deletionTimestamp": "2026-01-01T00:00:00Z"},
+        "spec": {
+            "captureSource": "worker",
+            "quiesce": {"http": {"port": 1, "path": "/sleep"}},
+            "wake": {"exec": {"command": ["wake"]}},
+        },
+        "status": {
+            "captures": [
+                {
+                    "variant": "aaaa",
+                    "phase": "Creating",
+                    "pods": [{"name": "a", "uid": "uid-1"}, {"name": "b", "uid": "uid-2"}],
+                },
+                {"variant": "bbbb", "phase": "Failed", "jobName": "checkpoint-0123"},
+            ],
+            "variants": [{"name": "aaaa", "image": "i", "createdAt": "t", "suspect": True}],
+            "conditions": [{"type": "Ready", "reason": "Capturing", "message": "soon"}],
+        },
+    }
+    found = objects.checkpoint(item)
+    assert found.captures == (
+        objects.Capture("aaaa", "Creating", "", frozenset({"uid-1", "uid-2"})),
+        objects.Capture("bbbb", "Failed", "checkpoint-0123"),
+    )
+    assert found.variants == (objects.Variant("aaaa", "", "", "i", "t", suspect=True),)
+    assert (found.capture_source, found.deleting) == ("worker", True)
+    assert found.quiesce == {"http": {"port": 1, "path": "/sleep"}}
+    assert found.wake == {"exec": {"command": ["wake"]}}
+    assert (found.reason, found.message) == ("Capturing", "soon")
+
+
+def container_status(**fields):
+    statuses = [{"name": "worker", "containerID": "containerd://b2", **fields}]
+    return objects.pod(changed("status", "containerStatuses", value=statuses))
+
+
+def test_how_the_managed_container_ended():
+    ended = {"terminated": {"exitCode": 7, "containerID": "containerd://a1"}}
+    pod = container_status(lastState=ended, state={"running": {}})
+    assert (pod.container_id, pod.exits) == ("b2", {"a1": 7})
+    ended = {"terminated": {"exitCode": 0, "containerID": "cri-o://b2"}}
+    assert container_status(state=ended, lastState={}).exits == {"b2": 0}
+    assert container_status(state={"waiting": {}}).exits == {}
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("metadata", "deletionTimestamp"), "2026-01-01T00:00:00Z"),
+        (("status", "reason"), "Evicted"),
+        (("status", "conditions"), [{"type": "DisruptionTarget", "status": "True"}]),
+    ],
+)
+def test_a_pod_that_is_ended_from_outside(path, value):
+    assert objects.pod(changed(*path, value=value)).ending
+    assert not objects.pod(POD).ending
+
+
+def test_a_kubelet_that_probes_late():
+    item = copy.deepcopy(POD)
+    container = item["spec"]["containers"][1]
+    assert objects.pod(item).probe_delay_seconds == 10
+    container["readinessProbe"] = {"initialDelaySeconds": 120, "periodSeconds": 5}
+    container["startupProbe"] = {"periodSeconds": 3, "successThreshold": 1}
+    assert objects.pod(item).probe_delay_seconds == 128
+    assert container_status().probe_delay_seconds == 10
+
+
+def test_a_pod_that_its_checkpoint_is_made_from():
+    item = copy.deepcopy(POD)
+    item["metadata"]["annotations"]["nvidia.com/chrek-capture-source"] = "worker"
+    item["status"]["podIP"] = "10.0.0.7"
+    assert (objects.pod(item).capture_source, objects.pod(item).ip) == ("worker", "10.0.0.7")

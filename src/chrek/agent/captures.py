@@ -226,7 +226,7 @@ def _verified(pod: objects.Pod, checkpoints: list[objects.Checkpoint]) -> object
     name = pod.capture.get("checkpoint", "")
     for item in checkpoints:
         if (item.namespace, item.name) == (pod.namespace, name):
-            if not item.job or item.job != pod.owner_job:
+            if not pod.owner_job or all(c.job != pod.owner_job for c in item.captures):
                 break
             return item
     raise errors.PeerError(

@@ -44,6 +44,17 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     """Reason and message when such a pod cannot be captured or restored."""
     capture: dict[str, str]
     """The operator's request in a checkpoint job's pod; empty elsewhere."""
+    capture_source: str = ""
+    """What its checkpoint is to be captured from, when it is made from this pod."""
+    ip: str = ""
+    ending: bool = False
+    """It was deleted, evicted or ended as a whole: what its containers do now is no fault."""
+    container_id: str = ""
+    """ID of the managed container that the kubelet reported last."""
+    exits: dict[str, int] = {}
+    """Container ID -> exit code of the managed container's runs that the kubelet still knows."""
+    probe_delay_seconds: int = 0
+    """Until then the kubelet cannot have found the managed container ready."""
 
 
 class Variant(msgspec.Struct, frozen=True):
@@ -52,17 +63,39 @@ class Variant(msgspec.Struct, frozen=True):
     name: str
     uuid: str = ""
     digest: str = ""
+    image: str = ""
+    created_at: str = ""
+    """RFC 3339 in UTC: sorts as text."""
+    suspect: bool = False
+
+
+class Capture(msgspec.Struct, frozen=True):
+    """One entry of `status.captures`: a capture that is under way or failed."""
+
+    variant: str
+    phase: str = ""
+    job: str = ""
+    """Name of the Job; empty when a serving pod is captured."""
+    pods: frozenset[str] = frozenset()
+    """UIDs."""
 
 
 class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
-    """What a restore needs of a DynamoCheckpoint."""
+    """What captures and restores need of a DynamoCheckpoint."""
 
     namespace: str
     name: str
     phase: str
     identity_hash: str
-    job: str
     variants: tuple[Variant, ...]
+    captures: tuple[Capture, ...] = ()
+    capture_source: str = names.CaptureSource.JOB
+    quiesce: dict[str, Any] | None = None
+    wake: dict[str, Any] | None = None
+    deleting: bool = False
+    reason: str = ""
+    """Of the condition Ready, as is the message."""
+    message: str = ""
 
 
 def pod(item: Mapping[str, Any]) -> Pod | None:
@@ -77,6 +110,7 @@ def pod(item: Mapping[str, Any]) -> Pod | None:
         return None
     is_source = labels.get(names.LABEL_SOURCE) == "true"
     statuses = {s["name"]: s for s in status.get("containerStatuses") or []}
+    own = statuses.get(container_name, {})
     refused = None
     try:
         eligibility.check(spec, container)
@@ -96,27 +130,104 @@ def pod(item: Mapping[str, Any]) -> Pod | None:
         volumes=_volumes(spec, container),
         has_readiness_probe="readinessProbe" in container,
         never_restarts=spec.get("restartPolicy", "Always") == "Never",
-        ready=bool(statuses.get(container_name, {}).get("ready")),
+        ready=bool(own.get("ready")),
         finished=status.get("phase") in ("Succeeded", "Failed"),
         owner_job=owners[0]["name"] if owners else "",
         refused=refused,
         capture=_capture(annotations) if is_source else {},
+        capture_source=annotations.get(names.ANNOTATION_CAPTURE_SOURCE, ""),
+        ip=status.get("podIP") or "",
+        ending=_ending(metadata, status),
+        container_id=_id(own.get("containerID")),
+        exits=_exits(own),
+        probe_delay_seconds=_probe_delay(container),
     )
+
+
+def _ending(metadata: Mapping[str, Any], status: Mapping[str, Any]) -> bool:
+    """Whether the pod as a whole is being ended from outside.
+
+    A reason of the pod itself is written by the kubelet when it ends the pod: Evicted,
+    NodeShutdown, DeadlineExceeded, Preempting.
+    """
+    return bool(
+        metadata.get("deletionTimestamp")
+        or status.get("reason")
+        or any(
+            c.get("type") == "DisruptionTarget" and c.get("status") == "True"
+            for c in status.get("conditions") or []
+        )
+    )
+
+
+def _exits(status: Mapping[str, Any]) -> dict[str, int]:
+    found = {}
+    for key in ("lastState", "state"):
+        ended = (status.get(key) or {}).get("terminated")
+        if ended and "exitCode" in ended:
+            found[_id(ended.get("containerID"))] = int(ended["exitCode"])
+    return found
+
+
+def _id(reference: str | None) -> str:
+    """The container ID of `containerd://<id>`."""
+    return (reference or "").rpartition("/")[2]
+
+
+def _probe_delay(container: Mapping[str, Any]) -> int:
+    """Seconds in which the first success can come, with the API server's defaults.
+
+    Source: https://kubernetes.io/docs/reference/kubernetes-api/workload-resources/pod-v1/#Probe
+    """
+    total = 0
+    for name in ("startupProbe", "readinessProbe"):
+        probe = container.get(name)
+        if probe:
+            rounds = int(probe.get("successThreshold") or 1)
+            total += int(probe.get("initialDelaySeconds") or 0)
+            total += int(probe.get("periodSeconds") or 10) * rounds
+    return total
 
 
 def checkpoint(item: Mapping[str, Any]) -> Checkpoint:
     """Project a DynamoCheckpoint."""
-    metadata, status = item["metadata"], item.get("status") or {}
+    metadata, spec = item["metadata"], item.get("spec") or {}
+    status = item.get("status") or {}
+    conditions = {c.get("type"): c for c in status.get("conditions") or []}
+    ready = conditions.get(names.CONDITION_READY, {})
     return Checkpoint(
         namespace=metadata["namespace"],
         name=metadata["name"],
         phase=status.get("phase", ""),
         identity_hash=status.get("identityHash", ""),
-        job=status.get("jobName", ""),
-        variants=tuple(
-            Variant(name=v.get("name", ""), uuid=v.get("uuid", ""), digest=v.get("digest", ""))
-            for v in status.get("variants") or []
-        ),
+        variants=tuple(_variant(v) for v in status.get("variants") or []),
+        captures=tuple(_capture_of(c) for c in status.get("captures") or []),
+        capture_source=spec.get("captureSource") or names.CaptureSource.JOB,
+        quiesce=spec.get("quiesce"),
+        wake=spec.get("wake"),
+        deleting=bool(metadata.get("deletionTimestamp")),
+        reason=ready.get("reason", ""),
+        message=ready.get("message", ""),
+    )
+
+
+def _variant(entry: Mapping[str, Any]) -> Variant:
+    return Variant(
+        name=entry.get("name", ""),
+        uuid=entry.get("uuid", ""),
+        digest=entry.get("digest", ""),
+        image=entry.get("image", ""),
+        created_at=entry.get("createdAt", ""),
+        suspect=bool(entry.get("suspect")),
+    )
+
+
+def _capture_of(entry: Mapping[str, Any]) -> Capture:
+    return Capture(
+        variant=entry.get("variant", ""),
+        phase=entry.get("phase", ""),
+        job=entry.get("jobName", ""),
+        pods=frozenset(p.get("uid", "") for p in entry.get("pods") or []),
     )
 
 
