@@ -14,7 +14,7 @@ LAYERS = [
     ["checkpoint", "restore", "preflight", "prune"],
     ["privilege"],
     ["criu", "cuda", "kube", "store", "files", "peer", "socket", "archive", "cgroups", "initfile"],
-    ["digest", "inode", "rootfd"],
+    ["digest", "inode", "podtemplate", "rootfd"],
     [
         "identity",
         "manifest",
@@ -25,6 +25,7 @@ LAYERS = [
         "schema",
         "process",
         "procfs",
+        "state",
     ],
     ["errors", "log"],
     ["names"],

@@ -1,0 +1,130 @@
+"""The status of a DynamoCheckpoint, wherever it stands.
+
+A CRD of another chart knows a few of our status fields and drops the others. The operator then
+writes the whole status into an annotation as well, and everybody reads it through `status_of`.
+The annotation counts only while the status itself says nothing of artifacts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import msgspec
+
+from chrek import names
+
+Object = dict[str, Any]
+
+_PATH_PART = re.compile(r"[0-9A-Za-z][0-9A-Za-z_.-]*")
+
+
+class _Variant(msgspec.Struct):
+    name: str
+    uuid: str
+    digest: str
+
+
+class _Capture(msgspec.Struct):
+    variant: str
+    phase: str
+
+
+class _Condition(msgspec.Struct, rename="camel"):
+    type: str
+    status: str
+    reason: str
+    message: str
+    last_transition_time: str
+
+
+class _State(msgspec.Struct, rename="camel"):
+    """The types of what is read from the annotation without looking twice."""
+
+    phase: str = ""
+    message: str = ""
+    identity_hash: str = ""
+    variants: list[_Variant] = []
+    captures: list[_Capture] = []
+    conditions: list[_Condition] = []
+    garbage: list[str] = []
+
+
+def status_of(item: Mapping[str, Any]) -> Object:
+    """The status of a DynamoCheckpoint: its own, else with the annotation's over it.
+
+    An annotation that cannot be read, or that names a variant or an artifact as no path can be
+    named, is ignored.
+
+    Args:
+        item: the object.
+    """
+    status: Object = dict(item.get("status") or {})
+    if "variants" in status or "captures" in status:
+        return status
+    text = _annotation(item)
+    if not text:
+        return status
+    try:
+        found = msgspec.json.decode(text)
+        state = msgspec.convert(found, _State)
+    except (msgspec.MsgspecError, RecursionError):
+        return status
+    parts = [part for v in state.variants for part in (v.name, v.uuid)]
+    parts += [capture.variant for capture in state.captures]
+    if not all(_PATH_PART.fullmatch(part) for part in parts):
+        return status
+    return {**status, **found}
+
+
+def has_annotation(item: Mapping[str, Any]) -> bool:
+    """Whether the object carries a status in its annotation."""
+    return bool(_annotation(item))
+
+
+def annotation(status: Mapping[str, Any]) -> str:
+    """The value of the annotation for a status."""
+    return msgspec.json.encode(status, order="sorted").decode()
+
+
+def merged(status: Mapping[str, Any], patch: Mapping[str, Any]) -> Object:
+    """What a merge patch makes of a status (RFC 7386)."""
+    made = dict(status)
+    for key, value in patch.items():
+        if value is None:
+            made.pop(key, None)
+        elif isinstance(value, Mapping):
+            old = made.get(key)
+            made[key] = merged(old if isinstance(old, Mapping) else {}, value)
+        else:
+            made[key] = value
+    return made
+
+
+def dropped(status: Mapping[str, Any], patch: Mapping[str, Any]) -> bool:
+    """Whether a server kept less of a merge patch than it was given.
+
+    Args:
+        status: as the server answered.
+        patch: that was sent.
+    """
+    return any(_lost(status.get(key), value) for key, value in patch.items() if value is not None)
+
+
+def _lost(kept: object, sent: object) -> bool:
+    """Whether something that was sent is missing; what a server changed or added is not lost."""
+    if isinstance(sent, Mapping):
+        if not isinstance(kept, Mapping):
+            return True
+        return any(_lost(kept.get(key), value) for key, value in sent.items() if value is not None)
+    if isinstance(sent, list):
+        if not isinstance(kept, list) or len(kept) != len(sent):
+            return True
+        return any(_lost(one, other) for one, other in zip(kept, sent, strict=True))
+    return kept is None
+
+
+def _annotation(item: Mapping[str, Any]) -> str:
+    annotations = (item.get("metadata") or {}).get("annotations") or {}
+    return str(annotations.get(names.ANNOTATION_STATE) or "")
