@@ -167,3 +167,15 @@ async def test_a_watch_whose_history_is_gone_ends(server, connected):
     with pytest.raises(errors.ApiError) as caught:
         await asyncio.wait_for(collect(connected, 1), 5)
     assert caught.value.status == 410
+
+
+async def test_every_request_is_observed(server):
+    seen = []
+    credentials = api.Credentials(server=server.url, tls=None)
+    async with api.Client(credentials, observe=lambda *asked: seen.append(asked)) as made:
+        await made.create("v1", "pods", "ns", {"kind": "Pod"})
+        await made.patch("v1", "pods", "ns", "p", {}, subresource="status")
+    assert seen == [
+        ("POST", "/api/v1/namespaces/ns/pods"),
+        ("PATCH", "/api/v1/namespaces/ns/pods/p/status"),
+    ]

@@ -14,7 +14,7 @@ import socket
 import time
 import types
 import urllib.parse
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Self
 
 import aiohttp
@@ -85,10 +85,22 @@ class Client:
     """A connection pool to one API server."""
 
     def __init__(
-        self, credentials: credentials_module.Credentials, *, user_agent: str = "chrek"
+        self,
+        credentials: credentials_module.Credentials,
+        *,
+        user_agent: str = "chrek",
+        observe: Callable[[str, str], None] = lambda method, path: None,
     ) -> None:
+        """Prepare; connections are made when they are needed.
+
+        Args:
+            credentials: where the server is and who asks.
+            user_agent: name of the program, also as the manager of fields.
+            observe: told the method (or `WATCH`) and the path of every request that is sent.
+        """
         self.credentials = credentials
         self._user_agent = user_agent
+        self._observe = observe
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
@@ -298,6 +310,7 @@ class Client:
             data = msgspec.json.encode(body)
             headers["Content-Type"] = content_type or "application/json"
         limits = aiohttp.ClientTimeout(total=timeout)
+        self._observe(method, path)
         try:
             async with self._open().request(
                 method, self._url(path, query), data=data, headers=headers, timeout=limits
@@ -314,6 +327,7 @@ class Client:
         limits = aiohttp.ClientTimeout(
             total=None, sock_connect=REQUEST_SECONDS, sock_read=WATCH_SECONDS + 60
         )
+        self._observe("WATCH", path)
         try:
             async with self._open().get(
                 self._url(path, query), headers=self._headers(), timeout=limits

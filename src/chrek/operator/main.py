@@ -59,7 +59,9 @@ class Operator:
         self._instance = os.environ.get("POD_NAME") or socket.gethostname()
         self._settings = settings
         self._namespace = namespace
-        self._client = api.Client(credentials, user_agent="chrek-operator")
+        self._client = api.Client(
+            credentials, user_agent="chrek-operator", observe=metrics.requested
+        )
         self._trust = trust.Trust(self._client, settings, namespace=namespace)
         self._known = webhook.Checkpoints(self._client, settings.watchNamespaces)
         self._webhook = webhook.Webhook(settings, self._known, self._trust, own=namespace)

@@ -35,11 +35,48 @@ ADMISSION_SECONDS = prometheus_client.Histogram(
     registry=REGISTRY,
 )
 
+API_REQUESTS = prometheus_client.Counter(
+    "chrek_operator_api_requests",
+    "Requests sent to the API server, those that are tried again and failed ones too. What kopf"
+    " reads is not counted; it writes nothing.",
+    ["verb", "resource"],
+    registry=REGISTRY,
+)
+
+VERBS = {
+    "POST": "create",
+    "PUT": "update",
+    "PATCH": "patch",
+    "DELETE": "delete",
+    "WATCH": "watch",
+}
+
 
 def reconciled(kind: str, seconds: float, failed: bool) -> None:
     """Count one handled object."""
     RECONCILES.labels(kind, "error" if failed else "ok").inc()
     RECONCILE_SECONDS.labels(kind).observe(seconds)
+
+
+def requested(method: str, path: str) -> None:
+    """Count one request to the API server.
+
+    Args:
+        method: of HTTP, or `WATCH`.
+        path: of the URL.
+    """
+    resource, named = _resource(path)
+    verb = VERBS.get(method) or ("get" if named else "list")
+    API_REQUESTS.labels(verb, resource).inc()
+
+
+def _resource(path: str) -> tuple[str, bool]:
+    """`pods` or `pods/status`, and whether the path names one object."""
+    parts = path.strip("/").split("/")
+    parts = parts[2 if parts[0] == "api" else 3 :]
+    if parts[:1] == ["namespaces"] and len(parts) > 2:
+        parts = parts[2:]
+    return "/".join([*parts[:1], *parts[2:3]]), len(parts) > 1
 
 
 def text() -> bytes:

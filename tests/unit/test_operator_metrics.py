@@ -1,0 +1,53 @@
+"""What the operator counts."""
+
+import pytest
+
+from chrek.operator import metrics
+
+
+def count(verb, resource):
+    labels = {"verb": verb, "resource": resource}
+    return metrics.REGISTRY.get_sample_value("chrek_operator_api_requests_total", labels) or 0.0
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "verb", "resource"),
+    [
+        ("GET", "/api/v1/namespaces/ns/pods", "list", "pods"),
+        ("GET", "/api/v1/namespaces/ns/pods/p", "get", "pods"),
+        ("WATCH", "/api/v1/pods", "watch", "pods"),
+        ("GET", "/api/v1/namespaces/ns", "get", "namespaces"),
+        ("POST", "/apis/batch/v1/namespaces/ns/jobs", "create", "jobs"),
+        ("DELETE", "/apis/batch/v1/namespaces/ns/jobs/j", "delete", "jobs"),
+        (
+            "PATCH",
+            "/apis/nvidia.com/v1alpha1/namespaces/ns/dynamocheckpoints/c/status",
+            "patch",
+            "dynamocheckpoints/status",
+        ),
+        ("PUT", "/apis/coordination.k8s.io/v1/namespaces/ns/leases/l", "update", "leases"),
+        (
+            "PATCH",
+            "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations/w",
+            "patch",
+            "mutatingwebhookconfigurations",
+        ),
+    ],
+)
+def test_requests_by_verb_and_resource(method, path, verb, resource):
+    before = count(verb, resource)
+    metrics.requested(method, path)
+    assert count(verb, resource) == before + 1
+
+
+def test_reconciles_by_kind_and_result():
+    metrics.reconciled("thing", 0.02, failed=True)
+    metrics.reconciled("thing", 0.02, failed=False)
+    text = metrics.text().decode()
+    for line in (
+        'chrek_operator_reconciles_total{kind="thing",result="error"} 1.0',
+        'chrek_operator_reconciles_total{kind="thing",result="ok"} 1.0',
+        'chrek_operator_reconcile_seconds_bucket{kind="thing",le="0.01"} 0.0',
+        'chrek_operator_reconcile_seconds_bucket{kind="thing",le="0.025"} 2.0',
+    ):
+        assert line in text
