@@ -43,6 +43,7 @@ void agent_open(struct agent *agent, const char *path)
 	agent->watch = watch_directory(path);
 	agent->error = 0;
 	agent->pause = FIRST_PAUSE;
+	agent->longest_pause = LONGEST_PAUSE;
 	agent->used = 0;
 }
 
@@ -90,7 +91,7 @@ void agent_pause(struct agent *agent, struct events *events, int64_t until)
 		while (read(agent->watch, changes, sizeof(changes)) > 0)
 			;
 		agent->pause = FIRST_PAUSE;
-	} else if (agent->pause < LONGEST_PAUSE) {
+	} else if (agent->pause < agent->longest_pause) {
 		agent->pause += agent->pause / 2;
 	}
 }

@@ -19,7 +19,8 @@
  * [A-Za-z0-9]{1,64}.
  *
  * Both modes
- *   init -> agent  "chrek 1 start" (worker) or "chrek 1 source" (checkpoint job), the first line
+ *   init -> agent  "chrek 1 start" (worker), "chrek 1 serving" (worker that serves already) or
+ *                  "chrek 1 source" (checkpoint job), the first line
  *   agent -> init  "nonce <hex>": answered with the same line at once, in every state
  *
  * Worker mode, state asking: no socket within --wait (AgentUnavailable), the connection closed and
@@ -37,6 +38,18 @@
  *       silence (AgentSilent), anything else (AgentProtocol): a failure. With "exit", exit 75;
  *       with "exec", kill and reap everything in the PID namespace, then cold, in place.
  * Cold prints "chrek: Falling back to cold start: <Reason>: <message>" and becomes the command.
+ *   "serve <Reason> <message>", in state asking: prints the same line and starts the worker as the
+ *       tree of a source (the agent has set ns_last_pid), answers "started <pid>": state serving.
+ * State serving: the worker serves and may be captured while it does. Signals go to it, and
+ *   chrek-init ends with its exit code, as a cold worker would. Nothing that the agent says ends it.
+ *   "dumping": signals are held back from here on, lest they become part of the artifact.
+ *   "resumed": the tree runs again; deliver the held signals. "resumed <Reason> <message>": and
+ *       print why it was not captured.
+ *   "committed": the artifact is complete; print it.
+ *   The end of the connection: as "resumed", for CRIU ends with the agent and thaws the tree.
+ *       Connect again, for as long as the worker lives, and send "chrek 1 serving" and
+ *       "started <pid>".
+ *   Anything else is passed over.
  *
  * Source mode: prints "chrek: Checkpoint refused: <Reason>: <message>" (there was no tree, or the
  * agent said so) or "chrek: Checkpoint interrupted: ..." and exits 75, so that the Job retries, for

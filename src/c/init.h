@@ -74,6 +74,7 @@ struct agent {
 	int watch;		/* inotify on the socket's directory, or -1 */
 	int error;		/* errno of the last attempt to connect */
 	int64_t pause;		/* milliseconds until the next attempt */
+	int64_t longest_pause;
 	size_t used;
 	char buffer[LINE_LIMIT + 1];
 };
@@ -100,6 +101,7 @@ struct verdict parse_verdict(char *rest);
 /* The roles. */
 _Noreturn void worker_main(const struct options *options);
 _Noreturn void source_main(const struct options *options);
+void source_serve(const struct options *options, const struct agent *agent, int signals);
 _Noreturn void tree_main(const struct options *options);
 int install(const char *destination);
 

@@ -1,6 +1,9 @@
 /*
  * Source mode: PID 1 of a checkpoint job. Starts the tree when the agent is ready for it, tells
  * the agent its PID, and ends with a code from which the Job knows whether to try again.
+ *
+ * State serving: PID 1 of a worker that can be captured while it serves. The same machine, but
+ * nothing that the agent says, and no end of it, may end the worker.
  */
 #include <errno.h>
 #include <signal.h>
@@ -13,6 +16,8 @@ enum {
 	LEAST_ANSWER_SECONDS = 5,
 	/* Between the agent's farewell after "committed" and CRIU's end of the tree. */
 	COMMITTED_LIMIT = 30000, /* milliseconds */
+	/* Between attempts to reach an agent that is away for long; inotify tells of a new one. */
+	SERVING_PAUSE = 5000, /* milliseconds */
 };
 
 enum phase {
@@ -28,6 +33,7 @@ struct source {
 	struct agent agent;
 	char line[LINE_LIMIT + 1];
 	enum phase phase;
+	bool serving;
 	int64_t until;	/* when something must have happened */
 
 	pid_t tree;	/* 0: none yet */
@@ -97,8 +103,9 @@ static void release_held(struct source *source)
 }
 
 /* "chrek-init --tree --mask <hex> -- <command>", from the very file that runs now. */
-_Noreturn static void run_tree(const struct options *options)
+_Noreturn static void run_tree(const struct source *source)
 {
+	const struct options *options = source->options;
 	char mask[17];
 	uint64_t rest = signals_inherited_mask();
 	size_t count = 0;
@@ -122,6 +129,8 @@ _Noreturn static void run_tree(const struct options *options)
 	signals_give_back_dispositions();
 	execv("/proc/self/exe", arguments);
 	say("Cannot run /proc/self/exe: ", strerror(errno), NULL);
+	if (source->serving)
+		run_command(options->command);
 	_exit(EXIT_RETRY);
 }
 
@@ -130,18 +139,20 @@ static void tell_started(struct source *source)
 	agent_send(&source->agent, "started", DECIMAL((long)source->tree));
 }
 
-static void start_tree(struct source *source)
+/* Returns whether there is a tree. */
+static bool start_tree(struct source *source)
 {
 	pid_t pid = fork();
 
 	if (pid == 0)
-		run_tree(source->options);
+		run_tree(source);
 	if (pid < 0)
-		give_up(source, "ForkFailed", "cannot start the tree: ", strerror(errno));
+		return false;
 	source->tree = pid;
 	source->phase = PHASE_RUNNING;
 	source->until = FOREVER;
 	tell_started(source);
+	return true;
 }
 
 static void take_verdict(struct source *source, const char *verb, char *rest)
@@ -159,6 +170,23 @@ static void take_verdict(struct source *source, const char *verb, char *rest)
 	end(source, EXIT_RETRY);
 }
 
+/* What is not understood here is passed over. */
+static void take_line_serving(struct source *source, const char *verb, char *rest)
+{
+	bool bare = *rest == '\0';
+
+	if (strcmp(verb, "dumping") == 0 && bare) {
+		source->phase = PHASE_DUMPING;
+	} else if (strcmp(verb, "resumed") == 0 && bare) {
+		source->phase = PHASE_RUNNING;
+		release_held(source);
+	} else if (strcmp(verb, "resumed") == 0) {
+		take_verdict(source, verb, rest);
+	} else if (strcmp(verb, "committed") == 0 && bare) {
+		say("Checkpoint complete; the worker serves on", NULL);
+	}
+}
+
 static void take_line(struct source *source)
 {
 	char *rest = source->line;
@@ -167,14 +195,16 @@ static void take_line(struct source *source)
 
 	if (strcmp(verb, "nonce") == 0 && is_nonce(rest)) {
 		agent_send(&source->agent, "nonce", rest);
+	} else if (source->serving) {
+		take_line_serving(source, verb, rest);
 	} else if (source->phase == PHASE_COMMITTED) {
 		/* Nothing that is said now can make the artifact incomplete. */
 	} else if (strcmp(verb, "cold") == 0 || strcmp(verb, "failed") == 0) {
 		take_verdict(source, verb, rest);
 	} else if (strcmp(verb, "capture") == 0 && bare) {
 		/* An agent that has restarted says it again. */
-		if (source->phase == PHASE_ASKING)
-			start_tree(source);
+		if (source->phase == PHASE_ASKING && !start_tree(source))
+			give_up(source, "ForkFailed", "cannot start the tree: ", strerror(errno));
 	} else if (strcmp(verb, "dumping") == 0 && bare && source->tree) {
 		source->phase = PHASE_DUMPING;
 	} else if (strcmp(verb, "resumed") == 0 && source->phase == PHASE_DUMPING) {
@@ -193,7 +223,7 @@ static enum agent_input take_lines(struct source *source)
 
 	while ((input = agent_read(&source->agent, source->line)) == INPUT_LINE)
 		take_line(source);
-	if (input == INPUT_TOO_LONG && source->phase != PHASE_COMMITTED)
+	if (input == INPUT_TOO_LONG && source->phase != PHASE_COMMITTED && !source->serving)
 		not_understood(source);
 	return input == INPUT_NONE ? INPUT_NONE : INPUT_CLOSED;
 }
@@ -203,6 +233,8 @@ _Noreturn static void finish(const struct source *source)
 {
 	int code = exit_code(source->tree_status);
 
+	if (source->serving)
+		_exit(code);
 	if (source->phase == PHASE_COMMITTED) {
 		say("Checkpoint complete", NULL);
 		_exit(0);
@@ -221,7 +253,7 @@ static void introduce(struct source *source)
 {
 	long wait = source->options->wait_seconds;
 
-	agent_send(&source->agent, "chrek", "1 source");
+	agent_send(&source->agent, "chrek", source->serving ? "1 serving" : "1 source");
 	if (source->tree)
 		tell_started(source);
 	else
@@ -248,6 +280,11 @@ static void take_close(struct source *source, int64_t *reach_until)
 	int64_t now = now_milliseconds();
 
 	agent_close(&source->agent);
+	if (source->serving) {
+		/* Its CRIU has died with it and freezes nothing. */
+		source->phase = PHASE_RUNNING;
+		release_held(source);
+	}
 	if (source->phase == PHASE_COMMITTED) {
 		source->until = now + COMMITTED_LIMIT;
 		return;
@@ -255,7 +292,9 @@ static void take_close(struct source *source, int64_t *reach_until)
 	if (source->phase == PHASE_DUMPING)
 		give_up(source, "AgentGone", "the agent closed the connection while dumping", "");
 	/* A tree has worked for its state: each time the agent gets the whole wait to come back. */
-	if (source->tree)
+	if (source->serving)
+		*reach_until = FOREVER;
+	else if (source->tree)
 		*reach_until = seconds_from_now(source->options->wait_seconds);
 	else if (now >= *reach_until)
 		give_up(source, "AgentGone", "the agent closed the connection without an answer",
@@ -274,10 +313,31 @@ static void expire(struct source *source)
 	give_up(source, "AgentSilent", "the agent gave no answer in time", "");
 }
 
-_Noreturn void source_main(const struct options *options)
+_Noreturn static void run(struct source *source, int64_t reach_until)
+{
+	for (;;) {
+		bool open = source->agent.fd >= 0;
+
+		/*
+		 * The tree is looked at before the agent's lines: "committed" is sent before CRIU
+		 * kills the tree, so once the end is known the line can be read.
+		 */
+		bool ended = source->tree_ended;
+
+		if (open && take_lines(source) == INPUT_CLOSED)
+			take_close(source, &reach_until);
+		else if (ended)
+			finish(source);
+		else if (now_milliseconds() >= source->until)
+			expire(source);
+		else
+			events_wait(&source->events, source->agent.fd, source->until);
+	}
+}
+
+static struct source *prepare(const struct options *options)
 {
 	static struct source source;
-	int64_t reach_until = seconds_from_now(options->wait_seconds);
 
 	source.options = options;
 	source.until = FOREVER;
@@ -286,29 +346,32 @@ _Noreturn void source_main(const struct options *options)
 		.on_signal = on_signal,
 		.on_exit = on_exit_remember,
 	};
+	return &source;
+}
+
+_Noreturn void source_main(const struct options *options)
+{
+	struct source *source = prepare(options);
+	int64_t reach_until = seconds_from_now(options->wait_seconds);
+
 	signals_take();
-	source.events.signals = signals_open();
-	if (source.events.signals < 0)
-		give_up(&source, "InitFailed", "signalfd: ", strerror(errno));
-	agent_open(&source.agent, options->socket_path);
-	reach(&source, reach_until);
+	source->events.signals = signals_open();
+	if (source->events.signals < 0)
+		give_up(source, "InitFailed", "signalfd: ", strerror(errno));
+	agent_open(&source->agent, options->socket_path);
+	reach(source, reach_until);
+	run(source, reach_until);
+}
 
-	for (;;) {
-		bool open = source.agent.fd >= 0;
+/* Goes on with the connection that worker mode has. Returns only when nothing was started. */
+void source_serve(const struct options *options, const struct agent *agent, int signals)
+{
+	struct source *source = prepare(options);
 
-		/*
-		 * The tree is looked at before the agent's lines: "committed" is sent before CRIU
-		 * kills the tree, so once the end is known the line can be read.
-		 */
-		bool ended = source.tree_ended;
-
-		if (open && take_lines(&source) == INPUT_CLOSED)
-			take_close(&source, &reach_until);
-		else if (ended)
-			finish(&source);
-		else if (now_milliseconds() >= source.until)
-			expire(&source);
-		else
-			events_wait(&source.events, source.agent.fd, source.until);
-	}
+	source->serving = true;
+	source->agent = *agent;
+	source->agent.longest_pause = SERVING_PAUSE;
+	source->events.signals = signals;
+	if (start_tree(source))
+		run(source, FOREVER);
 }

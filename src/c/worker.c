@@ -19,7 +19,15 @@ enum {
 	EMPTYING_PAUSE = 5,		/* milliseconds */
 };
 
-enum step { STEP_ASK_ON, STEP_COLD, STEP_GONE, STEP_RESTORING, STEP_RESTORED, STEP_FAILED };
+enum step {
+	STEP_ASK_ON,
+	STEP_COLD,
+	STEP_SERVE,
+	STEP_GONE,
+	STEP_RESTORING,
+	STEP_RESTORED,
+	STEP_FAILED,
+};
 
 struct worker {
 	const struct options *options;
@@ -110,6 +118,10 @@ static enum step take_line(struct worker *worker)
 		worker->verdict = parse_verdict(rest);
 		return worker->restoring ? STEP_FAILED : STEP_COLD;
 	}
+	if (strcmp(verb, "serve") == 0 && !worker->restoring) {
+		worker->verdict = parse_verdict(rest);
+		return STEP_SERVE;
+	}
 	if (strcmp(verb, "restoring") == 0 && !worker->restoring)
 		return take_restoring(worker, rest);
 	if (strcmp(verb, "progress") == 0 && worker->restoring)
@@ -166,7 +178,7 @@ static enum step await_decision(struct worker *worker)
 	return step;
 }
 
-/* State asking: ends with STEP_COLD or STEP_RESTORING. */
+/* State asking: ends with STEP_COLD, STEP_SERVE or STEP_RESTORING. */
 static enum step ask(struct worker *worker)
 {
 	int64_t until = seconds_from_now(worker->options->wait_seconds);
@@ -269,10 +281,23 @@ static void empty_namespace(struct worker *worker)
 	events_handle_signals(&worker->events);
 }
 
-_Noreturn static void fall_back(struct worker *worker)
+static void say_why(const struct worker *worker)
 {
 	say("Falling back to cold start: ", worker->verdict.reason, ": ", worker->verdict.message,
 	    worker->verdict.detail, NULL);
+}
+
+/* Cold, in place. */
+_Noreturn static void become_worker(struct worker *worker)
+{
+	/* A SIGTERM that has just come must not get lost between here and exec. */
+	events_handle_signals(&worker->events);
+	run_command(worker->options->command);
+}
+
+_Noreturn static void fall_back(struct worker *worker)
+{
+	say_why(worker);
 	agent_close(&worker->agent);
 	if (worker->restoring) {
 		if (!worker->in_place)
@@ -280,9 +305,15 @@ _Noreturn static void fall_back(struct worker *worker)
 		worker->events.on_signal = on_signal;
 		empty_namespace(worker);
 	}
-	/* A SIGTERM that has just come must not get lost between here and exec. */
-	events_handle_signals(&worker->events);
-	run_command(worker->options->command);
+	become_worker(worker);
+}
+
+/* Cold as well, but below a tree that can be captured while it serves. */
+_Noreturn static void serve(struct worker *worker)
+{
+	say_why(worker);
+	source_serve(worker->options, &worker->agent, worker->events.signals);
+	become_worker(worker);
 }
 
 _Noreturn void worker_main(const struct options *options)
@@ -305,11 +336,19 @@ _Noreturn void worker_main(const struct options *options)
 			(struct verdict){"AgentUnavailable", "signalfd: ", strerror(errno)};
 		fall_back(&worker);
 	}
-	if (ask(&worker) == STEP_RESTORING && await_restore(&worker) == STEP_RESTORED) {
+	switch (ask(&worker)) {
+	case STEP_SERVE:
+		serve(&worker);
+	case STEP_RESTORING:
+		if (await_restore(&worker) != STEP_RESTORED)
+			break;
 		agent_close(&worker.agent);
 		supervise(&worker);
 		cold(&worker, "AgentProtocol",
 		     "the agent reported a restore but its root process is gone");
+		break;
+	default:
+		break;
 	}
 	fall_back(&worker);
 }
