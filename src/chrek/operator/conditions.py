@@ -49,6 +49,14 @@ def timestamp(now: datetime.datetime) -> str:
     return now.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
+def parse(text: str | None) -> datetime.datetime | None:
+    """A time as Kubernetes writes it; None when it is none."""
+    try:
+        return datetime.datetime.fromisoformat((text or "").replace("Z", "+00:00"))
+    except ValueError:
+        return None
+
+
 def human(size: int) -> str:
     """A number of bytes for a person, such as 1.3Gi."""
     amount = float(size)

@@ -12,15 +12,16 @@ from typing import Any
 
 import kopf
 
-from chrek import errors, identity, names
+from chrek import errors, identity, names, state
 from chrek.kube import credentials
 from chrek.operator import cache as cache_module
-from chrek.operator import jobs, queue, workloads
+from chrek.operator import pods, queue, workloads
 
 Object = dict[str, Any]
 CHECKPOINT = "checkpoint"
 GRAPH = "graph"
 SKIPPED_POD = "skipped pod"
+ADOPTION = "pods without a checkpoint"
 
 CHECKPOINTS = (names.GROUP, names.VERSION, names.CHECKPOINT_PLURAL)
 GRAPHS = (names.GROUP, names.VERSION, names.GRAPH_PLURAL)
@@ -86,30 +87,28 @@ def registry(cache: cache_module.Cache, work: queue.Queue) -> kopf.OperatorRegis
 def _indexes(made: kopf.OperatorRegistry) -> None:
     @kopf.index(*CHECKPOINTS, id="checkpoints", registry=made)
     async def checkpoints(body: kopf.Body, **_: Any) -> dict[tuple[str, str], Object]:
-        item = _plain(body)
+        item = _checkpoint(body)
         return {_key(item): item}
 
     @kopf.index(*CHECKPOINTS, id="checkpoints_by_hash", registry=made)
     async def checkpoints_by_hash(body: kopf.Body, **_: Any) -> dict[tuple[str, str], Object]:
-        item = _plain(body)
+        item = _checkpoint(body)
         digest = _digest(item)
         return {(item["metadata"]["namespace"], digest): item} if digest else {}
 
     @kopf.index(*JOBS, id="jobs", registry=made)
     async def known_jobs(body: kopf.Body, **_: Any) -> dict[tuple[str, str], Object]:
         item = _plain(body)
-        item.pop("spec", None)
-        return {_key(item): item}
+        # Thousands of these are kept.
+        kept = ("namespace", "name", "uid", "deletionTimestamp", "annotations", "ownerReferences")
+        metadata = {k: v for k, v in item["metadata"].items() if k in kept}
+        status = {"conditions": (item.get("status") or {}).get("conditions") or []}
+        return {_key(item): {"metadata": metadata, "status": status}}
 
-    @kopf.index(*PODS, id="pods", labels={names.LABEL_SOURCE: "true"}, registry=made)
-    async def pods(body: kopf.Body, **_: Any) -> dict[tuple[str, str], Object]:
-        item = _plain(body)
-        slim = {
-            "metadata": item["metadata"],
-            "status": {"phase": (item.get("status") or {}).get("phase", "")},
-        }
-        owner = jobs.owner_uid(item)
-        return {(item["metadata"]["namespace"], owner): slim} if owner else {}
+    @kopf.index(*PODS, id="pods", labels={names.LABEL_MANAGED: "true"}, registry=made)
+    async def managed(body: kopf.Body, **_: Any) -> dict[tuple[str, str], pods.Pod]:
+        pod = pods.project(_plain(body))
+        return dict.fromkeys(cache_module.keys(pod), pod)
 
     @kopf.index(*GRAPHS, id="graphs", registry=made)
     async def graphs(body: kopf.Body, **_: Any) -> dict[tuple[str, str], Object]:
@@ -138,33 +137,36 @@ def _wakers(made: kopf.OperatorRegistry, cache: cache_module.Cache, work: queue.
         namespace, name = _key(item)
         digest = _digest(item)
         work.add(queue.Key(CHECKPOINT, namespace, name))
-        for same in cache_module.many(cache.checkpoints_by_hash, namespace, digest):
-            work.add(queue.Key(CHECKPOINT, namespace, same["metadata"]["name"]))
         for reference in {name, digest}:
+            wake_checkpoints(cache, work, namespace, reference)
             for graph in _graphs(cache, namespace, reference):
                 work.add(queue.Key(GRAPH, namespace, graph))
 
     @kopf.on.event(*JOBS, registry=made)
     async def job_changed(body: kopf.Body, **_: Any) -> None:
-        _wake_source(_plain(body))
+        metadata = body["metadata"]
+        digest = (metadata.get("labels") or {}).get(names.LABEL_HASH, "")
+        wake_checkpoints(cache, work, metadata["namespace"], digest)
 
     @kopf.on.event(*PODS, registry=made)
     async def pod_changed(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
-        item = _plain(body)
-        managed = (item["metadata"].get("labels") or {}).get(names.LABEL_MANAGED)
-        if managed == "true":
-            _wake_source(item)
-        elif event["type"] == "ADDED":
-            work.add(queue.Key(SKIPPED_POD, *_key(item)))
-
-    def _wake_source(item: Object) -> None:
-        namespace = item["metadata"]["namespace"]
-        labels = item["metadata"].get("labels") or {}
-        if names.LABEL_SOURCE not in labels:
+        metadata = body["metadata"]
+        namespace, labels = metadata["namespace"], metadata.get("labels") or {}
+        annotations = metadata.get("annotations") or {}
+        if labels.get(names.LABEL_MANAGED) != "true":
+            if event["type"] == "ADDED":
+                work.add(queue.Key(SKIPPED_POD, namespace, metadata["name"]))
             return
-        digest = labels.get(names.LABEL_HASH, "")
-        for same in cache_module.many(cache.checkpoints_by_hash, namespace, digest):
-            work.add(queue.Key(CHECKPOINT, namespace, same["metadata"]["name"]))
+        if names.LABEL_SOURCE in labels:
+            wake_checkpoints(cache, work, namespace, labels.get(names.LABEL_HASH, ""))
+            return
+        reference = annotations.get(names.ANNOTATION_CHECKPOINT, "")
+        wake_checkpoints(cache, work, namespace, reference)
+        if names.ANNOTATION_IDENTITY in annotations:
+            work.add(queue.Key(ADOPTION, namespace, reference))
+        graph = labels.get(names.LABEL_GRAPH)
+        if graph:
+            work.add(queue.Key(GRAPH, namespace, graph))
 
     @kopf.on.event(*GRAPHS, registry=made)
     async def graph_changed(body: kopf.Body, **_: Any) -> None:
@@ -175,6 +177,23 @@ def _wakers(made: kopf.OperatorRegistry, cache: cache_module.Cache, work: queue.
         metadata = body["metadata"]
         graph = (metadata.get("labels") or {}).get(names.LABEL_GRAPH, "")
         work.add(queue.Key(GRAPH, metadata["namespace"], graph))
+
+
+def wake_checkpoints(
+    cache: cache_module.Cache, work: queue.Queue, namespace: str, reference: str
+) -> None:
+    """Have all checkpoints looked at that a name or a hash means."""
+    named = cache_module.one(cache.checkpoints, namespace, reference)
+    digest = (_digest(named) if named else "") or reference
+    for same in cache_module.many(cache.checkpoints_by_hash, namespace, digest):
+        work.add(queue.Key(CHECKPOINT, namespace, same["metadata"]["name"]))
+
+
+def wake_all(cache: cache_module.Cache, work: queue.Queue) -> None:
+    """Have every checkpoint and every graph looked at."""
+    for kind, index in ((CHECKPOINT, cache.checkpoints), (GRAPH, cache.graphs)):
+        for namespace, name in list(index):
+            work.add(queue.Key(kind, namespace, name))
 
 
 def _graphs(cache: cache_module.Cache, namespace: str, reference: str) -> list[str]:
@@ -194,8 +213,17 @@ def _key(item: Object) -> tuple[str, str]:
     return item["metadata"]["namespace"], item["metadata"]["name"]
 
 
+def _checkpoint(body: kopf.Body) -> Object:
+    """A DynamoCheckpoint with its whole status, wherever that is."""
+    item = _plain(body)
+    return {**item, "status": state.status_of(item)}
+
+
 def _plain(body: kopf.Body) -> Object:
-    """The object as a dictionary, without the bookkeeping of field owners."""
+    """The object as a dictionary, of its field owners the names alone."""
     item = dict(body)
-    metadata = {k: v for k, v in item["metadata"].items() if k != "managedFields"}
-    return {**item, "metadata": metadata}
+    owners = [
+        {"manager": entry.get("manager", ""), "subresource": entry.get("subresource", "")}
+        for entry in item["metadata"].get("managedFields") or []
+    ]
+    return {**item, "metadata": {**item["metadata"], "managedFields": owners}}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import datetime
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -10,22 +9,24 @@ from typing import Any
 from chrek import config, errors, log, names
 from chrek.kube import api
 from chrek.operator import cache as cache_module
-from chrek.operator import conditions, injection, jobs, queue, workloads, writes
+from chrek.operator import (
+    commands,
+    conditions,
+    injection,
+    platform,
+    queue,
+    services,
+    templates,
+    workloads,
+    writes,
+)
+from chrek.operator import pods as pods_module
 
 LOG = log.get(__name__)
 COMPONENT = "chrek-operator"
-FINE = (names.Reason.AVAILABLE, names.Reason.WAITING_FOR_REPLICAS)
-BROKEN = (names.Reason.INVALID_SPEC, names.Reason.NAME_TAKEN)
+LOOK_UP_SECONDS = 300.0
 
 Object = dict[str, Any]
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Problem:
-    """Why a service is not as its owner wants it."""
-
-    reason: str
-    message: str
 
 
 class Graphs:
@@ -37,65 +38,178 @@ class Graphs:
         cache: cache_module.Cache,
         settings: config.OperatorConfig,
         *,
+        wanted: templates.Templates,
+        images: commands.Commands,
+        owners: platform.Detector,
+        wake: Callable[[str, str], None],
         instance: str,
         clock: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
     ) -> None:
+        """Prepare.
+
+        Args:
+            client: connection to use.
+            cache: the cluster as it is.
+            settings: the operator's configuration.
+            wanted: where what should be captured is put.
+            images: what images run.
+            owners: whether the pods of graphs are chrek's to make.
+            wake: has the checkpoints of a namespace and a hash looked at.
+            instance: who posts Events.
+            clock: the time, in UTC.
+        """
         self._client = client
         self._cache = cache
         self._settings = settings
+        self._templates = wanted
+        self._images = images
+        self._platform = owners
+        self._wake = wake
         self._instance = instance
         self._clock = clock
 
     async def reconcile(self, key: queue.Key) -> float | None:
         """Make the cluster what one graph says."""
         graph = cache_module.one(self._cache.graphs, key.namespace, key.name)
+        if self._platform.current.makes_graphs:
+            graph = None  # Its pods are the platform's; the webhook sees to them.
         if graph is None or graph["metadata"].get("deletionTimestamp"):
+            self._want(key, {})
             return None
-        services: Object = {}
-        wanted: set[str] = set()
+        entries: Object = {}
+        made: set[str] = set()
+        wanted: dict[str, list[templates.Wanted]] = {}
         for name, service in sorted((graph["spec"].get("services") or {}).items()):
-            made = workloads.deployment_name(key.name, name)
-            if made in wanted:
-                text = f"spec.services.{name}: another service also makes Deployment {made}"
-                problem = Problem(names.Reason.NAME_TAKEN, f"{text}; rename one of them")
-                services[name] = _entry(made, None, problem)
+            deployment = workloads.deployment_name(key.name, name)
+            if deployment in made:
+                text = f"spec.services.{name}: another service also makes Deployment {deployment}"
+                problem = services.Problem(names.Reason.NAME_TAKEN, f"{text}; rename one of them")
+                entries[name] = services.entry(deployment, None, problem)
                 continue
-            wanted.add(made)
-            services[name] = await self._service(graph, name, service)
-        await self._prune(graph, wanted)
-        await self._write(graph, services)
-        return None
+            made.add(deployment)
+            entries[name] = await self._service(graph, name, service, wanted)
+        self._want(key, wanted)
+        await self._prune(graph, made)
+        await self._write(graph, entries)
+        return LOOK_UP_SECONDS if _unresolved(entries) else None
 
-    async def _service(self, graph: Object, name: str, service: Mapping[str, Any]) -> Object:
-        namespace = graph["metadata"]["namespace"]
-        made = workloads.deployment_name(graph["metadata"]["name"], name)
-        checkpoint, problem = None, None
-        wish = None
+    def _want(self, key: queue.Key, wanted: Mapping[str, list[templates.Wanted]]) -> None:
+        for digest in self._templates.put((key.namespace, key.name), wanted):
+            self._wake(key.namespace, digest)
+
+    async def _service(
+        self,
+        graph: Object,
+        name: str,
+        service: Mapping[str, Any],
+        wanted: dict[str, list[templates.Wanted]],
+    ) -> Object:
+        metadata = graph["metadata"]
+        made = workloads.deployment_name(metadata["name"], name)
+        checkpoint, problem, wish, variant = None, None, None, ""
+        replicas, started = service.get("replicas", 1), False
         try:
-            pods = workloads.template(graph["metadata"]["name"], name, service)
+            pods = workloads.template(metadata["name"], name, service)
             wish = workloads.wish(service, f"spec.services.{name}.checkpoint")
             if wish:
-                checkpoint = await self._checkpoint(namespace, wish, service, pods)
-                pods, problem = _opted_in(pods, wish, checkpoint)
-            desired = workloads.deployment(graph, name, pods, service.get("replicas", 1))
+                checkpoint = self._find(metadata["namespace"], wish)
+                problem = _absent(wish, checkpoint)
+                try:
+                    pods = await self._complete(metadata["namespace"], pods, checkpoint)
+                except errors.UnsupportedError as err:
+                    pods = workloads.without_checkpoint(pods, err)
+                    problem = problem or services.Problem(err.reason, str(err))
+                else:
+                    described = templates.wanted(
+                        workloads.captured(pods), job=workloads.job_settings(wish)
+                    )
+                    variant = described.variant
+                    if wish.known:
+                        wanted.setdefault(wish.reference, []).append(described)
+                        checkpoint = await self._auto(graph, name, wish, checkpoint, pods)
+                    pods = workloads.with_checkpoint(pods, wish)
+                    if wish.waits:
+                        started, holds = self._hold(graph, made, checkpoint, variant)
+                        replicas = replicas if started else 0
+                        problem = problem or holds
+            desired = workloads.deployment(graph, name, pods, replicas, started=started)
             current = await self._apply(graph, desired)
         except errors.InputError as err:
-            return _entry(made, None, Problem(err.reason, str(err)), wish, checkpoint)
-        return _entry(made, current, problem, wish, checkpoint)
+            problem = services.Problem(err.reason, str(err))
+            return services.entry(
+                made, None, problem, wish=wish, checkpoint=checkpoint, variant=variant
+            )
+        return services.entry(
+            made,
+            current,
+            problem,
+            wish=wish,
+            checkpoint=checkpoint,
+            variant=variant,
+            alive=self._pods(graph, name),
+        )
 
-    async def _checkpoint(
-        self, namespace: str, wish: workloads.Wish, service: Mapping[str, Any], pods: Object
-    ) -> Object | None:
-        """The checkpoint a service refers to; auto mode creates it when there is none."""
+    def _pods(self, graph: Object, service: str) -> list[pods_module.Pod]:
+        metadata = graph["metadata"]
+        found = self._cache.of_graph(metadata["namespace"], metadata["name"])
+        return [pod for pod in found if pod.service == service]
+
+    def _find(self, namespace: str, wish: workloads.Wish) -> Object | None:
+        """The checkpoint that a service refers to."""
         found = cache_module.one(self._cache.checkpoints, namespace, wish.reference)
         if found is None or (wish.known and not _is_of(found, wish)):
             same = cache_module.many(self._cache.checkpoints_by_hash, namespace, wish.reference)
             found = cache_module.oldest(same)
+        return found
+
+    async def _complete(self, namespace: str, pods: Object, checkpoint: Object | None) -> Object:
+        """The pod template with the worker's command, wherever that is to be had.
+
+        Raises:
+            UnsupportedError: it is not to be had.
+        """
         main = pods["spec"]["containers"][0]
-        if found is not None or wish.known is None or not main.get("command"):
-            return found
-        raw = service["checkpoint"]["identity"]
-        body = workloads.checkpoint(namespace, wish, raw, pods)
+        if main.get("command"):
+            return pods
+        remembered = injection.project(checkpoint) if checkpoint else None
+        try:
+            command = injection.worker_command(main, remembered)
+        except errors.UnsupportedError:
+            return await templates.completed(self._images, namespace, pods)
+        rest = [{**main, "command": command}, *pods["spec"]["containers"][1:]]
+        rest[0].pop("args", None)
+        return {**pods, "spec": {**pods["spec"], "containers": rest}}
+
+    def _hold(
+        self, graph: Object, deployment: str, checkpoint: Object | None, variant: str
+    ) -> tuple[bool, services.Problem | None]:
+        """Whether a service that waits for its checkpoint may start, and else why not."""
+        for item in self._deployments(graph):
+            annotations = item["metadata"].get("annotations") or {}
+            named = item["metadata"]["name"] == deployment
+            if named and annotations.get(workloads.ANNOTATION_STARTED):
+                return True, None
+        # A failed checkpoint never keeps a service from starting: its status says that it is cold.
+        if services.usable(checkpoint, variant) or services.failed(checkpoint, variant):
+            return True, None
+        status = (checkpoint or {}).get("status") or {}
+        text = status.get("message") or "it is not there yet"
+        reason = names.Reason.WAITING_FOR_CHECKPOINT
+        return False, services.Problem(reason, f"no pods before the checkpoint is Ready: {text}")
+
+    async def _auto(
+        self,
+        graph: Object,
+        name: str,
+        wish: workloads.Wish,
+        found: Object | None,
+        pods: Object,
+    ) -> Object | None:
+        """Auto mode: create the checkpoint when there is none, correct one that failed."""
+        body = workloads.checkpoint(graph, name, wish, pods)
+        namespace = graph["metadata"]["namespace"]
+        if found is not None:
+            return await self._corrected(found, body)
         try:
             made = await self._client.create(
                 names.API_VERSION, names.CHECKPOINT_PLURAL, namespace, body
@@ -112,6 +226,30 @@ class Graphs:
         LOG.info("checkpoint created", namespace=namespace, checkpoint=wish.reference)
         return made
 
+    async def _corrected(self, found: Object, body: Object) -> Object:
+        """Give a failed checkpoint the template of the service that it was made for."""
+        metadata, status = found["metadata"], found.get("status") or {}
+        made_from = (metadata.get("annotations") or {}).get(names.ANNOTATION_MADE_FROM)
+        mine = body["metadata"]["annotations"][names.ANNOTATION_MADE_FROM]
+        job, wanted = found["spec"].get("job") or {}, body["spec"].get("job") or {}
+        stale = any(job.get(key) != value for key, value in wanted.items())
+        if made_from != mine or status.get("phase") != names.Phase.FAILED or not stale:
+            return found
+        version = metadata["resourceVersion"]
+        # Replaced as a whole: a merge would keep what is gone from the template.
+        operations = [
+            {"op": "test", "path": "/metadata/resourceVersion", "value": version},
+            {"op": "add", "path": "/spec/job", "value": {**job, **wanted}},
+        ]
+        return await self._client.patch(
+            names.API_VERSION,
+            names.CHECKPOINT_PLURAL,
+            metadata["namespace"],
+            metadata["name"],
+            operations,
+            kind=api.PatchKind.JSON,
+        )
+
     async def _apply(self, graph: Object, desired: Object) -> Object:
         metadata = desired["metadata"]
         namespace, name = metadata["namespace"], metadata["name"]
@@ -126,7 +264,7 @@ class Graphs:
                 current = await self._client.get("apps/v1", "deployments", namespace, name)
             else:
                 current = found[0]
-            if jobs.owner_uid(current) != graph["metadata"]["uid"]:
+            if pods_module.owner_uid(current) != graph["metadata"]["uid"]:
                 raise errors.InputError(
                     f"a Deployment {name} exists that belongs to something else",
                     reason=names.Reason.NAME_TAKEN,
@@ -150,7 +288,7 @@ class Graphs:
             metadata = item["metadata"]
             if metadata["name"] in wanted or metadata.get("deletionTimestamp"):
                 continue
-            if jobs.owner_uid(item) != graph["metadata"]["uid"]:
+            if pods_module.owner_uid(item) != graph["metadata"]["uid"]:
                 continue
             try:
                 await self._client.delete(
@@ -168,10 +306,12 @@ class Graphs:
         metadata = graph["metadata"]
         return cache_module.many(self._cache.deployments, metadata["namespace"], metadata["name"])
 
-    async def _write(self, graph: Object, services: Object) -> None:
+    async def _write(self, graph: Object, entries: Object) -> None:
         old, metadata = graph.get("status") or {}, graph["metadata"]
-        bad = {name: entry for name, entry in services.items() if entry["reason"] not in FINE}
-        waiting = [n for n, e in services.items() if e["reason"] != names.Reason.AVAILABLE]
+        bad = {
+            name: entry for name, entry in entries.items() if entry["reason"] not in services.FINE
+        }
+        waiting = [n for n, e in entries.items() if e["reason"] != names.Reason.AVAILABLE]
         if bad:
             name, entry = next(iter(bad.items()))
             reason, message = entry["reason"], f"service {name}: {entry['message']}"
@@ -180,15 +320,16 @@ class Graphs:
             message = f"waiting for pods of: {', '.join(waiting)}"
         else:
             reason, message = names.Reason.AVAILABLE, "all services are available"
-        unavailable = [n for n, e in services.items() if e["readyReplicas"] < e["replicas"]]
+        unavailable = [n for n, e in entries.items() if e["readyReplicas"] < e["replicas"]]
         new = conditions.with_condition(
             {
                 **old,
-                "services": services,
+                "services": entries,
                 "observedGeneration": metadata.get("generation", 0),
             },
             names.CONDITION_READY,
-            value=not unavailable and not any(e["reason"] in BROKEN for e in services.values()),
+            value=not unavailable
+            and not any(e["reason"] in services.BROKEN for e in entries.values()),
             reason=reason,
             message=message,
             now=self._clock(),
@@ -198,7 +339,7 @@ class Graphs:
             return
         if "services" in patch:
             # A merge patch keeps what it does not name: services and fields that are gone.
-            patch["services"] = _nested(old.get("services") or {}, services)
+            patch["services"] = services.patch(old.get("services") or {}, entries)
         if await writes.status(self._client, names.GRAPH_PLURAL, graph, patch):
             await self._tell(graph, old.get("services") or {}, bad)
 
@@ -230,63 +371,16 @@ def _is_of(checkpoint: Mapping[str, Any], wish: workloads.Wish) -> bool:
     return known is None or known == wish.reference
 
 
-def _opted_in(
-    pods: Object, wish: workloads.Wish, checkpoint: Object | None
-) -> tuple[Object, Problem | None]:
-    """The pod template with chrek's annotations, and what stands in the way."""
-    remembered = injection.project(checkpoint) if checkpoint else None
-    main = pods["spec"]["containers"][0]
-    problem = None
-    if checkpoint is None and wish.known is None:
-        problem = Problem(
-            names.Reason.CHECKPOINT_NOT_FOUND,
-            f"waiting for DynamoCheckpoint {wish.reference}: none has this name or hash;"
-            " pods start cold until it is Ready",
-        )
-    try:
-        command: list[str] | None = injection.worker_command(main, remembered)
-    except errors.UnsupportedError:
-        command = None
-        text = workloads.skipped_message(main["image"], wish)
-        reason, _, message = text.partition(": ")
-        problem = problem or Problem(reason, message)
-    return workloads.with_checkpoint(pods, wish, command), problem
+def _absent(wish: workloads.Wish, checkpoint: Object | None) -> services.Problem | None:
+    if checkpoint is not None or wish.known is not None:
+        return None
+    return services.Problem(
+        names.Reason.CHECKPOINT_NOT_FOUND,
+        f"waiting for DynamoCheckpoint {wish.reference}: none has this name or hash;"
+        " pods start cold until it is Ready",
+    )
 
 
-def _entry(
-    deployment: str,
-    current: Mapping[str, Any] | None,
-    problem: Problem | None,
-    wish: workloads.Wish | None = None,
-    checkpoint: Mapping[str, Any] | None = None,
-) -> Object:
-    """A service's part of the status."""
-    entry: Object = {"deploymentName": deployment, "replicas": 0, "readyReplicas": 0}
-    if current is not None:
-        entry["replicas"] = (current.get("spec") or {}).get("replicas", 1)
-        entry["readyReplicas"] = (current.get("status") or {}).get("readyReplicas", 0)
-    if wish is not None:
-        theirs = ((checkpoint or {}).get("status")) or {}
-        entry["checkpointName"] = checkpoint["metadata"]["name"] if checkpoint else wish.reference
-        digest = theirs.get("identityHash") or (wish.known.hash() if wish.known else "")
-        if digest:
-            entry["identityHash"] = digest
-        entry["ready"] = theirs.get("phase") == names.Phase.READY
-    if problem is None:
-        done = current is not None and entry["readyReplicas"] >= entry["replicas"]
-        reason = names.Reason.AVAILABLE if done else names.Reason.WAITING_FOR_REPLICAS
-        text = f"{entry['readyReplicas']} of {entry['replicas']} pods are ready"
-        theirs = (checkpoint or {}).get("status") or {}
-        if theirs.get("phase") == names.Phase.FAILED:
-            text += f"; they start cold, the checkpoint failed: {theirs.get('message', '')}"
-        problem = Problem(reason, text)
-    entry["reason"], entry["message"] = str(problem.reason), problem.message
-    return entry
-
-
-def _nested(old: Mapping[str, Any], new: Mapping[str, Any]) -> Object:
-    patch: Object = {name: None for name in old if name not in new}
-    for name, entry in new.items():
-        gone = {key: None for key in old.get(name) or {} if key not in entry}
-        patch[name] = {**entry, **gone}
-    return patch
+def _unresolved(entries: Mapping[str, Any]) -> bool:
+    """Whether the command of an image could not be looked up: a registry may come back."""
+    return any(entry["reason"] == names.Reason.COMMAND_UNKNOWN for entry in entries.values())

@@ -20,38 +20,53 @@ from collections.abc import Mapping
 from typing import Any
 
 from chrek import config, errors, names, variant
-from chrek.operator import place, podshape
+from chrek.operator import place, podshape, templates
 
 Object = dict[str, Any]
 
 WAIT_SECONDS = "300"
-ANNOTATION_GENERATION = "nvidia.com/chrek-generation"
+ANNOTATION_ATTEMPT = "nvidia.com/chrek-attempt"
 
 
-def name(identity_hash: str) -> str:
-    """The Job's name; `kubectl logs job/checkpoint-<hash>` is in the user's guide."""
-    return f"checkpoint-{identity_hash}"
+def name(identity_hash: str, variant_name: str = "") -> str:
+    """The Job's name; `kubectl logs job/checkpoint-<hash>` is in the user's guide.
+
+    Args:
+        identity_hash: of the identity.
+        variant_name: for a variant beside the one whose Job has the plain name.
+    """
+    suffix = f"-{variant_name[:8]}" if variant_name else ""
+    return f"checkpoint-{identity_hash}{suffix}"
+
+
+def attempt(job: Mapping[str, Any]) -> str:
+    """Which attempt a Job was made for."""
+    return str((job["metadata"].get("annotations") or {}).get(ANNOTATION_ATTEMPT, ""))
 
 
 def build(
     checkpoint: Mapping[str, Any],
+    wanted: templates.Wanted,
+    entry: Mapping[str, Any],
     *,
     identity_hash: str,
     settings: config.OperatorConfig,
     own: str,
 ) -> Object:
-    """The Job of a DynamoCheckpoint.
+    """The Job of one capture.
 
     Args:
-        checkpoint: the object.
-        identity_hash: of its identity.
+        checkpoint: the DynamoCheckpoint that owns it.
+        wanted: what is captured.
+        entry: of the status: names the Job and the attempt.
+        identity_hash: of the identity.
         settings: the operator's configuration.
         own: the release's namespace.
 
     Raises:
         InputError, UnsupportedError: the pod template cannot be captured; says why.
     """
-    metadata, job = checkpoint["metadata"], checkpoint["spec"]["job"]
+    metadata, job = checkpoint["metadata"], wanted.job or checkpoint["spec"].get("job") or {}
     where = place.of(settings.storage, namespace=metadata["namespace"], own=own)
     labels = {
         names.LABEL_SOURCE: "true",
@@ -62,13 +77,14 @@ def build(
     }
     spec: Object = {
         "backoffLimit": job.get("backoffLimit", 3),
-        "activeDeadlineSeconds": job.get("activeDeadlineSeconds", 3600),
         "completions": 1,
         "parallelism": 1,
         # An attempt's GPUs are free only when its pod is gone altogether.
         "podReplacementPolicy": "Failed",
-        "template": _template(checkpoint, labels, where, identity_hash, settings=settings),
+        "template": _template(checkpoint, wanted, labels, where, identity_hash, settings=settings),
     }
+    # Of the pod, not of the Job: its clock begins when the pod has a node.
+    spec["template"]["spec"]["activeDeadlineSeconds"] = job.get("activeDeadlineSeconds", 3600)
     if job.get("ttlSecondsAfterFinished") is not None:
         spec["ttlSecondsAfterFinished"] = job["ttlSecondsAfterFinished"]
     owner = {
@@ -83,36 +99,39 @@ def build(
         "apiVersion": "batch/v1",
         "kind": "Job",
         "metadata": {
-            "name": name(identity_hash),
+            "name": entry["jobName"],
             "namespace": metadata["namespace"],
             "labels": labels,
-            "annotations": {ANNOTATION_GENERATION: str(metadata.get("generation", 0))},
+            "annotations": {ANNOTATION_ATTEMPT: entry.get("attempt", "")},
             "ownerReferences": [owner],
         },
         "spec": spec,
     }
 
 
-def owner_uid(item: Mapping[str, Any]) -> str:
-    """UID of an object's controller, empty without one."""
-    for owner in item["metadata"].get("ownerReferences") or []:
-        if owner.get("controller"):
-            return str(owner["uid"])
-    return ""
+def pod(job: Mapping[str, Any]) -> Object:
+    """The pod that the Job will make, to ask the API server whether it admits it."""
+    template = job["spec"]["template"]
+    metadata = {
+        **template["metadata"],
+        "generateName": f"{job['metadata']['name']}-",
+        "namespace": job["metadata"]["namespace"],
+    }
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
 
 
 def _template(
     checkpoint: Mapping[str, Any],
+    wanted: templates.Wanted,
     labels: Mapping[str, str],
     where: place.Place,
     identity_hash: str,
     *,
     settings: config.OperatorConfig,
 ) -> Object:
-    job = checkpoint["spec"]["job"]
-    template: Object = copy.deepcopy(job["podTemplateSpec"])
+    template: Object = copy.deepcopy(wanted.template)
     spec: Object = template["spec"]
-    index = podshape.container_index(spec, job.get("container"))
+    index = podshape.container_index(spec, wanted.container or None)
     container = spec["containers"][index]
     podshape.check(spec, container)
     _check_others(spec, container)
@@ -138,7 +157,7 @@ def _template(
     capture = {
         "checkpoint": checkpoint["metadata"]["name"],
         "identityHash": identity_hash,
-        "readiness": job.get("readiness", "auto"),
+        "readiness": wanted.job.get("readiness", "auto"),
     }
     annotations = {
         **((template.get("metadata") or {}).get("annotations") or {}),
@@ -149,7 +168,14 @@ def _template(
         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
         "karpenter.sh/do-not-disrupt": "true",
     }
-    for unwanted in (names.ANNOTATION_CHECKPOINT, names.ANNOTATION_RESULT):
+    for unwanted in (
+        names.ANNOTATION_CHECKPOINT,
+        names.ANNOTATION_IDENTITY,
+        names.ANNOTATION_CAPTURE_SOURCE,
+        names.ANNOTATION_SKIPPED,
+        names.ANNOTATION_RESULT,
+        names.ANNOTATION_START,
+    ):
         annotations.pop(unwanted, None)
     pod_labels = {**labels, names.LABEL_MANAGED: "true", "sidecar.istio.io/inject": "false"}
     return {"metadata": {"labels": pod_labels, "annotations": annotations}, "spec": shaped}

@@ -12,7 +12,7 @@ import pathlib
 import secrets
 import signal
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 import kopf
@@ -20,14 +20,19 @@ import kopf
 from chrek import config, errors, log, names
 from chrek.kube import api
 from chrek.operator import (
+    adoption,
     cache,
     checkpoints,
+    commands,
     controllers,
+    deletion,
     graphs,
     health,
     leader,
     metrics,
+    platform,
     queue,
+    templates,
     trust,
     webhook,
 )
@@ -63,6 +68,8 @@ class Operator:
             credentials, user_agent="chrek-operator", observe=metrics.requested
         )
         self._trust = trust.Trust(self._client, settings, namespace=namespace)
+        self._owners = platform.Detector(self._client, settings, on_change=self._owners_changed)
+        self._look_again: Callable[[], None] = lambda: None
         self._known = webhook.Checkpoints(self._client, settings.watchNamespaces)
         self._webhook = webhook.Webhook(settings, self._known, self._trust, own=namespace)
         self._leader = leader.Leader(
@@ -88,6 +95,7 @@ class Operator:
         tasks = [
             _task("certificates", self._trust.keep()),
             _task("checkpoints", self._known.run()),
+            _task("owners of the CRDs", self._owners.run()),
             _task("webhook", self._serve()),
             _task("controllers", self._lead()),
             _task("stop", self._stopping.wait()),
@@ -135,20 +143,11 @@ class Operator:
         await self._check_resources()
         known = cache.Cache()
         started = asyncio.Event()
-        settings, instance = self._settings, self._instance
-        work = queue.Queue(
-            {
-                controllers.CHECKPOINT: checkpoints.Checkpoints(
-                    self._client, known, settings, own=self._namespace, instance=instance
-                ).reconcile,
-                controllers.GRAPH: graphs.Graphs(
-                    self._client, known, settings, instance=instance
-                ).reconcile,
-                controllers.SKIPPED_POD: self._tell_skipped,
-            },
-            allowed=self._leader.held,
-            observe=metrics.reconciled,
-        )
+        handlers: dict[str, queue.Handler] = {}
+        work = queue.Queue(handlers, allowed=self._leader.held, observe=metrics.reconciled)
+        handlers |= self._handlers(known, work)
+        await self._owners.refresh()
+        self._look_again = lambda: controllers.wake_all(known, work)
         parts = [
             _task("lease", self._keep()),
             _task("queue", work.run()),
@@ -158,7 +157,7 @@ class Operator:
                     registry=controllers.registry(known, work),
                     settings=controllers.settings(),
                     standalone=True,
-                    namespaces=settings.watchNamespaces,
+                    namespaces=self._settings.watchNamespaces,
                     ready_flag=started,
                 ),
             ),
@@ -175,6 +174,40 @@ class Operator:
             for part in parts:
                 part.cancel()
             await asyncio.gather(*parts, return_exceptions=True)
+
+    def _owners_changed(self, _: platform.Platform) -> None:
+        self._look_again()
+
+    def _handlers(self, known: cache.Cache, work: queue.Queue) -> dict[str, queue.Handler]:
+        """The controllers, by kind of key."""
+        wanted = templates.Templates()
+        images = commands.Commands(self._client, self._settings.imageLookup)
+        shared: dict[str, Any] = {
+            "wanted": wanted,
+            "images": images,
+            "owners": self._owners,
+            "instance": self._instance,
+        }
+
+        def wake(namespace: str, digest: str) -> None:
+            controllers.wake_checkpoints(known, work, namespace, digest)
+
+        found = checkpoints.Checkpoints(
+            self._client,
+            known,
+            self._settings,
+            deletions=deletion.Deletions(self._client, self._settings, own=self._namespace),
+            own=self._namespace,
+            **shared,
+        )
+        made = graphs.Graphs(self._client, known, self._settings, wake=wake, **shared)
+        adopted = adoption.Adopter(self._client, known)
+        return {
+            controllers.CHECKPOINT: found.reconcile,
+            controllers.GRAPH: made.reconcile,
+            controllers.ADOPTION: adopted.reconcile,
+            controllers.SKIPPED_POD: self._tell_skipped,
+        }
 
     async def _keep(self) -> None:
         try:

@@ -1,36 +1,57 @@
-"""How the status of a DynamoCheckpoint moves: Pending, Creating, Ready or Failed.
+"""The status of a DynamoCheckpoint: its captures, its variants, and what they amount to.
 
-Pure functions of the objects as they are now, so that an operator that is killed at any point
-continues where it was: every step can be taken again, and none depends on memory.
+Pure functions. `phase`, `message` and the condition Ready are about the pod template of the object
+itself; a variant that is listed can be restored whatever the phase is.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import datetime
-import enum
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from chrek import errors, identity, names
-from chrek.operator import conditions, jobs, place, results
+from chrek import identity, names
+from chrek.operator import (
+    captures,
+    conditions,
+    evidence,
+    jobs,
+    place,
+    pods,
+    summary,
+    templates,
+)
 
 Object = dict[str, Any]
 
 MAX_VARIANTS = 4
-MAX_JOB_PODS = 20
-RESULT_SECONDS = 60.0
-"""How long a Job may be complete before its result annotation is missed."""
+REMAKE_SECONDS = 30
+"""A lost artifact is made again after so long: whatever lost it may still be at work."""
 
 
-class Action(enum.StrEnum):
-    """What has to be done besides writing the status."""
+@dataclasses.dataclass(frozen=True, slots=True)
+class World:
+    """What there is besides the checkpoint itself.
 
-    NOTHING = "nothing"
-    CREATE_JOB = "create the job"
-    DELETE_JOB = "delete the job"
+    Attributes:
+        job: a Job of the checkpoint by name, None when there is none.
+        pods_of: pods of a Job by its UID, oldest first.
+        workers: pods that opted in, oldest first.
+        wanted: what should be captured; the object's own template first, when it has one.
+        where: the artifacts of the namespace.
+        now: the time, in UTC.
+    """
+
+    job: Callable[[str], Mapping[str, Any] | None]
+    pods_of: Callable[[str], Sequence[pods.Pod]]
+    workers: Sequence[pods.Pod]
+    wanted: Sequence[templates.Wanted]
+    where: place.Place
+    now: datetime.datetime
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -39,267 +60,277 @@ class Decision:
 
     Attributes:
         status: the complete new status.
-        action: to do after the status was written.
+        actions: to do after it was written, each with its entry's variant.
         again_seconds: look again after so long, None to wait for an event.
     """
 
     status: Object
-    action: Action = Action.NOTHING
+    actions: Sequence[tuple[captures.Action, str]] = ()
     again_seconds: float | None = None
 
 
-def following(
-    checkpoint: Mapping[str, Any],
-    *,
-    known: identity.Identity,
-    job: Mapping[str, Any] | None,
-    pods: Sequence[Mapping[str, Any]],
-    where: place.Place,
-    now: datetime.datetime,
-) -> Decision:
-    """The next status of a checkpoint with a valid spec that owns its artifact.
+def following(checkpoint: Mapping[str, Any], known: identity.Identity, world: World) -> Decision:
+    """The next status of a checkpoint that owns the artifacts of its identity.
 
     Args:
-        checkpoint: the object.
+        checkpoint: the object, its spec valid.
         known: its identity.
-        job: the Job that it owns, None when there is none.
-        pods: pods owned by that Job.
-        where: the artifacts of its namespace.
-        now: the time, in UTC.
+        world: everything else.
     """
-    metadata, old = checkpoint["metadata"], checkpoint.get("status") or {}
-    generation = metadata.get("generation", 0)
-    phase = old.get("phase")
-    changed = generation > old.get("observedGeneration", 0)
+    old = checkpoint.get("status") or {}
+    digest = known.hash()
     status: Object = {
         **old,
-        "identityHash": known.hash(),
+        "identityHash": digest,
         "identity": msgspec.to_builtins(msgspec.json.decode(known.canonical())),
-        "storageType": where.storage_type,
-        "jobName": jobs.name(known.hash()),
+        "storageType": world.where.storage_type,
+        "observedGeneration": checkpoint["metadata"].get("generation", 0),
     }
-    if phase == names.Phase.READY:
-        return Decision({**status, "observedGeneration": generation})
-    if phase == names.Phase.FAILED and not changed:
-        late = results.success(results.believed(status, job, pods))
-        # An agent that was down may report after the result was given up.
-        return Decision(ready(status, late, where=where, now=now) if late else status)
-    if phase not in (names.Phase.PENDING, names.Phase.CREATING):
-        if job is not None and phase == names.Phase.FAILED:
-            # The user corrected the spec: the Job of the failed attempts goes first.
-            return Decision(dict(old), Action.DELETE_JOB)
-        for key in ("jobUID", "jobPods"):
-            status.pop(key, None)
-        status["observedGeneration"] = generation
-        return Decision(_pending(status, "waiting for the checkpoint job's pod", now=now))
-    if job is None:
-        return _without_job(status, now=now)
-    return _with_job(status, job, pods, where=where, now=now)
+    _take_retry(checkpoint, status)
+    entries = {entry["variant"]: entry for entry in summary.entries(status)}
+    variants = _look(checkpoint, status, entries, world)
+    decision = _step(checkpoint, status, entries, variants, world)
+    own = primary(checkpoint, world.wanted)
+    new = summary.derived(checkpoint, decision.status, own, now=world.now)
+    return dataclasses.replace(decision, status=new)
 
 
-def _without_job(status: Object, *, now: datetime.datetime) -> Decision:
-    if status["phase"] == names.Phase.PENDING and "jobUID" not in status:
-        return Decision(status, Action.CREATE_JOB)
-    status = {key: value for key, value in status.items() if key not in ("jobUID", "jobPods")}
-    return Decision(
-        _pending(status, "the checkpoint job was deleted; it is created again", now=now)
-    )
+def primary(checkpoint: Mapping[str, Any], wanted: Sequence[templates.Wanted]) -> str:
+    """The variant of the object's own pod template, empty without one."""
+    has_one = "podTemplateSpec" in (checkpoint["spec"].get("job") or {})
+    return wanted[0].variant if has_one and wanted else ""
 
 
-def _pending(status: Object, message: str, *, now: datetime.datetime) -> Object:
-    return moved(
-        status,
-        names.Phase.PENDING,
-        reason=names.Reason.WAITING_FOR_POD,
-        message=message,
-        now=now,
-    )
+def _take_retry(checkpoint: Mapping[str, Any], status: Object) -> None:
+    """A new value of the retry annotation: what failed or is suspect is captured again."""
+    asked = (checkpoint["metadata"].get("annotations") or {}).get(names.ANNOTATION_RETRY, "")
+    if not asked or asked == status.get("retried", ""):
+        return
+    status["retried"] = asked
+    status["captures"] = [
+        entry for entry in summary.entries(status) if entry["phase"] != names.Phase.FAILED
+    ]
+    variants = status.get("variants") or []
+    _drop(status, [one for one in variants if one.get("suspect")])
 
 
-def _with_job(
-    status: Object,
-    job: Mapping[str, Any],
-    pods: Sequence[Mapping[str, Any]],
-    *,
-    where: place.Place,
-    now: datetime.datetime,
-) -> Decision:
-    uid = job["metadata"]["uid"]
-    believed = results.believed(status, job, pods)
-    recorded = results.recorded(status, job)
-    current = [{"name": pod["metadata"]["name"], "uid": pod["metadata"]["uid"]} for pod in pods]
-    gone = [pod for pod in status.get("jobPods") or [] if pod["uid"] in recorded]
-    merged = {pod["uid"]: pod for pod in [*gone, *current]}
-    status = {**status, "jobUID": uid}
-    if merged:
-        status["jobPods"] = list(merged.values())[-MAX_JOB_PODS:]
-    ended = {
-        condition["type"]: condition
-        for condition in (job.get("status") or {}).get("conditions") or []
-        if condition.get("status") == "True"
-    }
-    made = results.success(believed)
-    if made:
-        return Decision(ready(status, made, where=where, now=now))
-    if status["phase"] == names.Phase.PENDING and (pods or "Complete" in ended):
-        return Decision(
-            moved(
-                status,
-                names.Phase.CREATING,
-                reason=names.Reason.CAPTURING,
-                message=f"pod {current[-1]['name'] if current else '?'} starts the worker",
-                now=now,
+def _drop(status: Object, gone: Sequence[Mapping[str, Any]]) -> None:
+    """Take variants out of the status; their files are deleted."""
+    if not gone:
+        return
+    paths = [f"{one['name']}/{one['uuid']}" for one in gone]
+    uuids = {one["uuid"] for one in gone}
+    status["variants"] = [v for v in status.get("variants") or [] if v["uuid"] not in uuids]
+    status["garbage"] = sorted({*(status.get("garbage") or []), *paths})
+
+
+def _look(
+    checkpoint: Mapping[str, Any], status: Object, entries: dict[str, Object], world: World
+) -> list[Object]:
+    """What the workers say about the variants; lost ones go, and are made again once."""
+    variants = [evidence.noted(one, world.workers) for one in status.get("variants") or []]
+    status["variants"] = variants
+    auto = (checkpoint["metadata"].get("labels") or {}).get(names.LABEL_AUTO) == "true"
+    for one in variants:
+        start = evidence.lost(one, world.workers)
+        if start is None:
+            continue
+        _drop(status, [one])
+        remade = int((entries.get(one["name"]) or {}).get("remade", 0))
+        text = f"the artifact was lost: {start.reason}: {start.message}"
+        wanted = next((w for w in world.wanted if w.variant == one["name"]), None)
+        entry = captures.begin(
+            one["name"],
+            image=one.get("image", ""),
+            job_name="",
+            attempt="",
+            template=wanted.digest() if wanted else "",
+            remade=remade + 1,
+            not_before=conditions.timestamp(
+                world.now + datetime.timedelta(seconds=REMAKE_SECONDS * 2**remade)
+            ),
+            message=f"{text}; it is made again",
+            reason=start.reason,
+        )
+        if remade or not auto:
+            again = (
+                "it was made again once already" if remade else "it was not made by chrek itself"
             )
-        )
-    if status["phase"] == names.Phase.PENDING:
-        status = _pending(status, "waiting for the checkpoint job's pod", now=now)
-    failure = results.last_failure(believed)
-    if "Failed" in ended:
-        return Decision(_failed(status, ended["Failed"], failure, now=now))
-    if "Complete" in ended and {pod["uid"] for pod in current} <= recorded:
-        return _missed(status, ended["Complete"], failure, now=now)
-    if failure:
-        text = f"attempt {len(merged)} failed: {failure.reason}: {failure.message}"
-        status = {**status, "message": text}
-    return Decision(status)
+            text = f"{text}; {again}: {summary.retry_hint(checkpoint)}"
+            entry = captures.moved(entry, names.Phase.FAILED, reason=start.reason, message=text)
+        entries[one["name"]] = entry
+    return list(status["variants"])
 
 
-def _missed(
+def _step(
+    checkpoint: Mapping[str, Any],
     status: Object,
-    complete: Mapping[str, Any],
-    failure: results.Result | None,
-    *,
-    now: datetime.datetime,
+    entries: dict[str, Object],
+    variants: list[Object],
+    world: World,
 ) -> Decision:
-    since = (now - _time(complete.get("lastTransitionTime"), now)).total_seconds()
-    if since < RESULT_SECONDS:
-        return Decision(status, again_seconds=RESULT_SECONDS - since + 0.5)
-    text = failure.message if failure else "the job completed, but no agent reported an artifact"
-    hint = "see the logs of the agent on the pod's node"
-    return Decision(
-        moved(
-            status,
-            names.Phase.FAILED,
-            reason=names.Reason.RESULT_MISSING,
-            message=f"{text} ({hint})",
-            now=now,
-        )
+    """Take each capture's next step."""
+    actions: list[tuple[captures.Action, str]] = []
+    again: list[float] = []
+    usable = {one["name"] for one in variants}
+    wanted = {one.variant: one for one in reversed(world.wanted)}
+    for name, one in wanted.items():
+        if name not in usable:
+            entries[name] = _entry(checkpoint, status, entries, one, len(usable & wanted.keys()))
+    for name in list(entries):
+        entry = entries[name]
+        if entry["phase"] == names.Phase.READY or name in usable:
+            _settle(entries, name)
+            continue
+        if name not in wanted and entry["phase"] != names.Phase.CREATING:
+            # Nobody asks for it any more.
+            _abandon(entries, name, world, actions)
+            continue
+        if entry.get("reason") == names.Reason.TOO_MANY_VARIANTS:
+            continue
+        step = _one(checkpoint, entry, world)
+        entries[name] = step.entry
+        if step.again_seconds is not None:
+            again.append(step.again_seconds)
+        if step.action is not captures.Action.NOTHING:
+            actions.append((step.action, name))
+        if step.made:
+            _add(status, step.made, entry, keep=wanted.keys(), world=world)
+            _settle(entries, name)
+    status["captures"] = [entries[name] for name in sorted(entries)]
+    return Decision(status, actions, min(again, default=None))
+
+
+def _entry(
+    checkpoint: Mapping[str, Any],
+    status: Mapping[str, Any],
+    entries: Mapping[str, Object],
+    one: templates.Wanted,
+    there: int,
+) -> Object:
+    """The entry of a variant that is wanted and not there."""
+    digest = one.digest()
+    entry = entries.get(one.variant)
+    if entry and entry["phase"] == names.Phase.FAILED and entry.get("template") == digest:
+        return entry
+    fresh = entry is None or entry["phase"] in (names.Phase.FAILED, names.Phase.READY)
+    full = (entry or {}).get("reason") == names.Reason.TOO_MANY_VARIANTS
+    if entry is not None and not fresh and not full and entry.get("attempt"):
+        return entry
+    remade = int((entry or {}).get("remade", 0))
+    busy = sum(1 for e in entries.values() if _in_flight(e) and e["variant"] != one.variant)
+    if there + busy >= MAX_VARIANTS:
+        text = f"{MAX_VARIANTS} variants of this identity are in use; one must go first"
+        return captures.begin(
+            one.variant, image=one.image, job_name="", attempt="", template=digest, remade=remade,
+            reason=names.Reason.TOO_MANY_VARIANTS, message=text,
+        )  # fmt: skip
+    worker = _from_worker(checkpoint)
+    waiting = entry if entry is not None and not fresh and not full else None
+    retried = hashlib.sha256(str(status.get("retried", "")).encode()).hexdigest()[:6]
+    made = captures.begin(
+        one.variant,
+        image=one.image,
+        job_name="" if worker else _job_name(str(status["identityHash"]), one.variant, entries),
+        attempt=f"{digest}.{retried}.{remade}",
+        template=digest,
+        remade=remade,
+        not_before=(waiting or {}).get("notBefore", ""),
+    )
+    if worker:
+        text = "waiting for a Ready pod that opted in and started cold"
+        reason = names.Reason.WAITING_FOR_WORKER
+        made = captures.moved(made, names.Phase.PENDING, reason=reason, message=text)
+    if waiting:
+        made |= {key: waiting[key] for key in ("reason", "message")}
+    return made
+
+
+def _in_flight(entry: Mapping[str, Any]) -> bool:
+    return (
+        entry["phase"] in (names.Phase.PENDING, names.Phase.CREATING)
+        and entry.get("reason") != names.Reason.TOO_MANY_VARIANTS
     )
 
 
-def _failed(
+def _job_name(digest: str, variant: str, entries: Mapping[str, Object]) -> str:
+    plain = jobs.name(digest)
+    taken = {e.get("jobName") for e in entries.values() if e["variant"] != variant}
+    return jobs.name(digest, variant) if plain in taken else plain
+
+
+def _from_worker(checkpoint: Mapping[str, Any]) -> bool:
+    return bool(checkpoint["spec"].get("captureSource") == names.CaptureSource.WORKER)
+
+
+def _settle(entries: dict[str, Object], name: str) -> None:
+    """A variant is there: nothing is kept of its capture but how often it was lost."""
+    entry = entries.pop(name)
+    if entry.get("remade"):
+        entries[name] = {
+            "variant": name,
+            "phase": str(names.Phase.READY),
+            "remade": entry["remade"],
+        }
+
+
+def _abandon(
+    entries: dict[str, Object],
+    name: str,
+    world: World,
+    actions: list[tuple[captures.Action, str]],
+) -> None:
+    entry = entries[name]
+    job = world.job(entry.get("jobName", "")) if entry.get("jobName") else None
+    if job is not None and entry["phase"] != names.Phase.FAILED:
+        actions.append((captures.Action.DELETE_JOB, name))
+    elif not entry.get("remade"):
+        del entries[name]
+
+
+def _one(checkpoint: Mapping[str, Any], entry: Object, world: World) -> captures.Step:
+    if not entry.get("jobName"):
+        limit = int((checkpoint["spec"].get("job") or {}).get("backoffLimit", 3))
+        return captures.from_worker(entry, workers=world.workers, limit=limit, now=world.now)
+    job = world.job(entry["jobName"])
+    return captures.from_job(
+        entry,
+        job=job,
+        attempt=jobs.attempt(job) if job else "",
+        found=world.pods_of(job["metadata"]["uid"]) if job else (),
+        now=world.now,
+    )
+
+
+def _add(
     status: Object,
-    condition: Mapping[str, Any],
-    failure: results.Result | None,
+    made: pods.Result,
+    entry: Mapping[str, Any],
     *,
-    now: datetime.datetime,
-) -> Object:
-    text = f"{condition.get('reason', 'Failed')}: {condition.get('message', 'the job failed')}"
-    reason: str = names.Reason.JOB_FAILED
-    if failure:
-        reason, text = failure.reason, f"{failure.message} ({text})"
-    else:
-        text += f" (see kubectl logs job/{status['jobName']})"
-    return moved(status, names.Phase.FAILED, reason=reason, message=text, now=now)
-
-
-def ready(
-    status: Object, result: results.Result, *, where: place.Place, now: datetime.datetime
-) -> Object:
-    """The status after a capture: its variant first, the oldest dropped."""
-    created = result.createdAt or conditions.timestamp(now)
-    made: Object = {
-        "name": result.variant,
-        "uuid": result.uuid,
-        "digest": result.digest,
-        "image": result.image,
-        "node": result.node,
-        "bytes": result.bytes,
+    keep: Any,
+    world: World,
+) -> None:
+    """The new artifact comes first; what it replaces and the least recently used go."""
+    created = made.createdAt or conditions.timestamp(world.now)
+    variant: Object = {
+        "name": entry["variant"],
+        "uuid": made.uuid,
+        "digest": made.digest,
+        "image": made.image or entry.get("image", ""),
+        "node": made.node,
+        "bytes": made.bytes,
         "createdAt": created,
-        "steps": dict(result.steps),
+        "steps": dict(made.steps),
     }
-    others = [v for v in status.get("variants") or [] if v["name"] != result.variant]
-    status = {
-        **status,
-        "variants": [made, *others][:MAX_VARIANTS],
-        "location": where.location(status["identityHash"]),
-        "createdAt": created,
-    }
-    status["size"] = conditions.human(sum(v.get("bytes", 0) for v in status["variants"]))
-    return moved(
-        status,
-        names.Phase.READY,
-        reason=names.Reason.CHECKPOINTED,
-        message=f"captured on node {result.node}, {conditions.human(result.bytes)}",
-        now=now,
+    if made.gpu:
+        variant["gpu"] = made.gpu
+    _drop(status, [v for v in status.get("variants") or [] if v["name"] == variant["name"]])
+    others = list(status.get("variants") or [])
+    spare = sorted(
+        others,
+        key=lambda v: (v["name"] in keep, v.get("lastRestoredAt") or v.get("createdAt") or ""),
     )
-
-
-def invalid(
-    checkpoint: Mapping[str, Any], err: errors.ChrekError, *, now: datetime.datetime
-) -> Object:
-    """The status of a checkpoint whose spec cannot be used."""
-    status = {**(checkpoint.get("status") or {})}
-    status["observedGeneration"] = checkpoint["metadata"].get("generation", 0)
-    return moved(status, names.Phase.FAILED, reason=err.reason, message=str(err), now=now)
-
-
-def shared(
-    checkpoint: Mapping[str, Any], owner: Mapping[str, Any], *, now: datetime.datetime
-) -> Object:
-    """The status of a checkpoint whose artifact an older one of the same identity owns."""
-    status = {**(checkpoint.get("status") or {})}
-    theirs = owner.get("status") or {}
-    for key in ("jobName", "jobUID", "jobPods"):
-        status.pop(key, None)
-    for key in (
-        "identityHash",
-        "identity",
-        "location",
-        "storageType",
-        "createdAt",
-        "size",
-        "variants",
-    ):
-        if key in theirs:
-            status[key] = theirs[key]
-        else:
-            status.pop(key, None)
-    status["observedGeneration"] = checkpoint["metadata"].get("generation", 0)
-    their_ready = conditions.get(theirs, names.CONDITION_READY) or {}
-    name = owner["metadata"]["name"]
-    status = moved(
-        status,
-        theirs.get("phase") or names.Phase.PENDING,
-        reason=their_ready.get("reason") or names.Reason.WAITING_FOR_POD,
-        message=f"shares the artifact of {name}: {theirs.get('message', 'waiting for it')}",
-        now=now,
-    )
-    return conditions.with_condition(
-        status,
-        names.CONDITION_SHARED,
-        value=True,
-        reason=names.Reason.SHARED_ARTIFACT,
-        message=f"{name} is older and has the same identity",
-        now=now,
-    )
-
-
-def moved(
-    status: Object, phase: str, *, reason: str, message: str, now: datetime.datetime
-) -> Object:
-    """The status in a phase, with its condition Ready."""
-    return conditions.with_condition(
-        {**status, "phase": str(phase), "message": message},
-        names.CONDITION_READY,
-        value=phase == names.Phase.READY,
-        reason=reason,
-        message=message,
-        now=now,
-    )
-
-
-def _time(text: str | None, default: datetime.datetime) -> datetime.datetime:
-    if not text:
-        return default
-    return datetime.datetime.fromisoformat(text.replace("Z", "+00:00"))
+    status["variants"] = [variant, *others]
+    _drop(status, spare[: max(0, len(others) + 1 - MAX_VARIANTS)])
+    status["createdAt"] = created
+    status["location"] = world.where.location(status["identityHash"])

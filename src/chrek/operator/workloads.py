@@ -21,6 +21,8 @@ Object = dict[str, Any]
 
 ANNOTATION_TEMPLATE = "nvidia.com/chrek-template"
 ANNOTATION_REPLICAS = "nvidia.com/chrek-replicas"
+ANNOTATION_STARTED = "nvidia.com/chrek-started"
+"""On a Deployment that waited for its checkpoint: it waits no more, whatever becomes of that."""
 MAX_NAME = 63
 
 
@@ -31,10 +33,19 @@ class Wish:
     Attributes:
         known: the identity (auto mode), None in reference mode.
         reference: the name or hash that the pods' annotation carries.
+        waits: whether there are no pods until the checkpoint is there.
+        section: the section as the user wrote it.
     """
 
     known: identity.Identity | None
     reference: str
+    waits: bool = False
+    section: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def from_worker(self) -> bool:
+        """Whether a serving pod is to be captured."""
+        return self.section.get("captureSource") == names.CaptureSource.WORKER
 
 
 def wish(service: Mapping[str, Any], where: str) -> Wish | None:
@@ -47,6 +58,7 @@ def wish(service: Mapping[str, Any], where: str) -> Wish | None:
     if not section.get("enabled"):
         return None
     reference = section.get("checkpointRef", "")
+    waits = section.get("startupPolicy") == names.StartupPolicy.WAIT_FOR_CHECKPOINT
     mode = section.get("mode") or ("reference" if reference else "auto")
     if names.MODE_ALIASES.get(mode, mode) == "reference":
         if not reference:
@@ -54,9 +66,9 @@ def wish(service: Mapping[str, Any], where: str) -> Wish | None:
                 f"{where}.checkpointRef: required in mode reference",
                 hint="name a DynamoCheckpoint or give its hash",
             )
-        return Wish(known=None, reference=reference)
+        return Wish(known=None, reference=reference, waits=waits, section=section)
     known = identity.parse(section.get("identity") or {}, f"{where}.identity")
-    return Wish(known=known, reference=known.hash())
+    return Wish(known=known, reference=known.hash(), waits=waits, section=section)
 
 
 def references(graph: Mapping[str, Any]) -> set[str]:
@@ -123,41 +135,45 @@ def template(graph: str, name: str, service: Mapping[str, Any]) -> Object:
     }
 
 
-def with_checkpoint(pods: Mapping[str, Any], wanted: Wish, command: list[str] | None) -> Object:
+def without_checkpoint(pods: Mapping[str, Any], err: errors.ChrekError) -> Object:
+    """The pod template of pods that start as they are and say why."""
+    made: Object = copy.deepcopy(dict(pods))
+    annotations = made["metadata"].setdefault("annotations", {})
+    annotations[names.ANNOTATION_SKIPPED] = f"{err.reason}: {err}"
+    return made
+
+
+def with_checkpoint(pods: Mapping[str, Any], wanted: Wish) -> Object:
     """The pod template with the annotation that opts it in.
 
     Args:
-        pods: from `template()`.
+        pods: from `template()`, the main container's command complete.
         wanted: the service's checkpoint section.
-        command: command line for a main container that has none of its own, None when it is not
-            known: then the pods start as they are and say why.
     """
     made: Object = copy.deepcopy(dict(pods))
-    main = made["spec"]["containers"][0]
     annotations = made["metadata"].setdefault("annotations", {})
-    if not main.get("command"):
-        if command is None:
-            annotations[names.ANNOTATION_SKIPPED] = skipped_message(main["image"], wanted)
-            return made
-        main["command"] = command
-        main.pop("args", None)
     annotations[names.ANNOTATION_CHECKPOINT] = wanted.reference
     annotations[names.ANNOTATION_CONTAINER] = names.DEFAULT_CONTAINER
     return made
 
 
-def skipped_message(image: str, wanted: Wish) -> str:
-    """Why pods of a service without a command are not managed."""
-    return (
-        f"{names.Reason.COMMAND_UNKNOWN}: mainContainer has no `command`, and checkpoint"
-        f" {wanted.reference} has none for image {image}; write the command into mainContainer"
-    )
-
-
 def deployment(
-    graph: Mapping[str, Any], name: str, pods: Mapping[str, Any], replicas: int
+    graph: Mapping[str, Any],
+    name: str,
+    pods: Mapping[str, Any],
+    replicas: int,
+    *,
+    started: bool = False,
 ) -> Object:
-    """The Deployment of a service."""
+    """The Deployment of a service.
+
+    Args:
+        graph: the DynamoGraphDeployment.
+        name: of the service.
+        pods: its pod template.
+        replicas: how many.
+        started: whether it waited for its checkpoint and waits no more.
+    """
     metadata = graph["metadata"]
     selector = labels(metadata["name"], name)
     owner = {
@@ -178,6 +194,7 @@ def deployment(
             "annotations": {
                 ANNOTATION_TEMPLATE: digest(pods),
                 ANNOTATION_REPLICAS: str(replicas),
+                **({ANNOTATION_STARTED: "true"} if started else {}),
             },
             "ownerReferences": [owner],
         },
@@ -211,30 +228,53 @@ def changes(current: Mapping[str, Any], desired: Mapping[str, Any]) -> list[Obje
     return patch
 
 
-def checkpoint(namespace: str, wanted: Wish, raw: Mapping[str, Any], pods: Object) -> Object:
+def checkpoint(
+    graph: Mapping[str, Any], name: str, wanted: Wish, pods: Mapping[str, Any]
+) -> Object:
     """The DynamoCheckpoint that auto mode creates, named by its hash.
 
     Args:
-        namespace: of the graph.
+        graph: the DynamoGraphDeployment.
+        name: of the service.
         wanted: the service's checkpoint section, in auto mode.
-        raw: its identity as the user wrote it.
-        pods: from `template()`.
+        pods: from `template()`, the main container's command complete.
     """
-    spec = copy.deepcopy(pods["spec"])
-    spec.pop("restartPolicy", None)
+    metadata, section = graph["metadata"], wanted.section
+    spec: Object = {"identity": copy.deepcopy(dict(section["identity"]))}
+    for field in ("captureSource", "deletionPolicy", "quiesce", "wake"):
+        if field in section:
+            spec[field] = copy.deepcopy(section[field])
+    if not wanted.from_worker:
+        spec["job"] = {**job_settings(wanted), "podTemplateSpec": captured(pods)}
     return {
         "apiVersion": names.API_VERSION,
         "kind": names.CHECKPOINT_KIND,
         "metadata": {
             "name": wanted.reference,
-            "namespace": namespace,
-            "labels": {"app.kubernetes.io/managed-by": "chrek-operator"},
+            "namespace": metadata["namespace"],
+            "labels": {
+                "app.kubernetes.io/managed-by": "chrek-operator",
+                names.LABEL_AUTO: "true",
+            },
+            "annotations": {names.ANNOTATION_MADE_FROM: f"{metadata['name']}/{name}"},
         },
-        "spec": {
-            "identity": copy.deepcopy(dict(raw)),
-            "job": {"podTemplateSpec": {"spec": spec}},
-        },
+        "spec": spec,
     }
+
+
+def captured(pods: Mapping[str, Any]) -> Object:
+    """What of a service's pod template is captured."""
+    spec = copy.deepcopy(dict(pods["spec"]))
+    spec.pop("restartPolicy", None)
+    return {"spec": spec}
+
+
+def job_settings(wanted: Wish) -> Object:
+    """`spec.job` of a DynamoCheckpoint, but for the template."""
+    settings: Object = dict(wanted.section.get("job") or {})
+    if "readiness" in wanted.section:
+        settings["readiness"] = wanted.section["readiness"]
+    return settings
 
 
 def labels(graph: str, service: str) -> dict[str, str]:
