@@ -70,7 +70,8 @@ def from_pod(pod: Mapping[str, Any]) -> Object:
         pod: as the API server shows it.
 
     Returns:
-        `spec`, and `metadata` with the annotations that the pod's owner wrote.
+        `spec`, and `metadata` with the annotations that the pod's owner wrote, of chrek's the name
+        of the managed container alone.
     """
     made = from_template(pod)
     owners = (pod.get("metadata") or {}).get("ownerReferences") or []
@@ -99,7 +100,7 @@ def from_template(template: Mapping[str, Any]) -> Object:
     annotations = {
         key: value
         for key, value in ((template.get("metadata") or {}).get("annotations") or {}).items()
-        if not key.startswith((*_OURS, *_FOREIGN_ANNOTATIONS))
+        if key == names.ANNOTATION_CONTAINER or not key.startswith((*_OURS, *_FOREIGN_ANNOTATIONS))
     }
     if annotations:
         metadata["annotations"] = annotations

@@ -63,7 +63,7 @@ def status_of(item: Mapping[str, Any]) -> Object:
     status: Object = dict(item.get("status") or {})
     if "variants" in status or "captures" in status:
         return status
-    text = _annotation(item)
+    text = annotation_of(item)
     if not text:
         return status
     try:
@@ -78,9 +78,10 @@ def status_of(item: Mapping[str, Any]) -> Object:
     return {**status, **found}
 
 
-def has_annotation(item: Mapping[str, Any]) -> bool:
-    """Whether the object carries a status in its annotation."""
-    return bool(_annotation(item))
+def annotation_of(item: Mapping[str, Any]) -> str:
+    """The status in an object's annotation, empty without one."""
+    annotations = (item.get("metadata") or {}).get("annotations") or {}
+    return str(annotations.get(names.ANNOTATION_STATE) or "")
 
 
 def annotation(status: Mapping[str, Any]) -> str:
@@ -123,8 +124,3 @@ def _lost(kept: object, sent: object) -> bool:
             return True
         return any(_lost(one, other) for one, other in zip(kept, sent, strict=True))
     return kept is None
-
-
-def _annotation(item: Mapping[str, Any]) -> str:
-    annotations = (item.get("metadata") or {}).get("annotations") or {}
-    return str(annotations.get(names.ANNOTATION_STATE) or "")

@@ -8,8 +8,8 @@ import yaml
 
 import chrek
 from chart import rendered
-from chrek import config, identity
-from chrek.hooks import cluster_checks, program, settings
+from chrek import config, crd, identity
+from chrek.hooks import program, settings
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "chrek"
@@ -260,7 +260,7 @@ def test_versions_agree():
 
 def test_crds_carry_the_mark_that_the_upgrade_looks_for():
     for path in (CHART / "crds").glob("*.yaml"):
-        assert not cluster_checks.is_foreign(yaml.safe_load(path.read_text())), path.name
+        assert not crd.is_foreign(yaml.safe_load(path.read_text())), path.name
 
 
 def test_a_release_is_small():

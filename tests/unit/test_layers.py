@@ -14,6 +14,7 @@ LAYERS = [
     ["checkpoint", "restore", "preflight", "prune"],
     ["privilege"],
     ["criu", "cuda", "kube", "store", "files", "peer", "socket", "archive", "cgroups", "initfile"],
+    ["removal"],
     ["digest", "inode", "podtemplate", "rootfd"],
     [
         "identity",
@@ -22,6 +23,7 @@ LAYERS = [
         "eligibility",
         "compatibility",
         "config",
+        "crd",
         "schema",
         "process",
         "procfs",

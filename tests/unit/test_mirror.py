@@ -23,7 +23,6 @@ ELSEWHERE = {
             "chrek.operator.leader",
             "chrek.operator.main",
             "chrek.operator.results",
-            "chrek.operator.webhook",
         ),
         "tests/cluster/test_operator.py",
     ),

@@ -1,17 +1,22 @@
 """The webhook's answer for one pod, applied as the API server applies it."""
 
-import copy
+import dataclasses
+import json
 
-import msgspec
 import pytest
 
+from chrek import identity, variant
 from chrek.operator import injection, place
 from fakes import operator
+from fakes.jsonpatch import applied
 
+HASH = "5941a4cb3c363457"
+IDENTITY = {"model": "meta-llama/Llama-3-8B", "backendFramework": "vllm", "dtype": "bfloat16"}
+VARIANT = variant.name("llama:1", ["python3", "s.py"])
 READY = injection.Checkpoint(
     name="my-ckpt",
-    identity_hash="5941a4cb3c363457",
-    ready=True,
+    identity_hash=HASH,
+    variants=frozenset({VARIANT}),
     image="llama:1",
     command=("python3",),
     args=("s.py",),
@@ -26,29 +31,11 @@ def pod(container=MAIN, annotations=None, labels=None, **spec):
     return {"metadata": metadata, "spec": {"containers": [container], **spec}}
 
 
-def decide(item, found=READY):
+def decide(item, found=READY, **options):
     where = place.Place("pvc", "/checkpoints")
-    return injection.decide(item, lambda reference: found, settings=operator.SETTINGS, where=where)
-
-
-def applied(item, patch):
-    """JSON patch (RFC 6902) with the operations that are used: add, replace, remove."""
-    item = copy.deepcopy(item)
-    for step in patch:
-        *parents, last = (
-            part.replace("~1", "/").replace("~0", "~") for part in step["path"].split("/")[1:]
-        )
-        place = item
-        for part in parents:
-            place = place[int(part)] if isinstance(place, list) else place[part]
-        key = int(last) if isinstance(place, list) else last
-        if step["op"] in ("replace", "remove"):
-            assert place[key] is not None
-        if step["op"] == "remove":
-            del place[key]
-        else:
-            place[key] = step["value"]
-    return item
+    return injection.decide(
+        item, lambda reference: found, settings=operator.SETTINGS, where=where, **options
+    )
 
 
 def test_a_pod_is_injected():
@@ -56,7 +43,11 @@ def test_a_pod_is_injected():
     verdict = decide(item)
     assert verdict.outcome == "injected"
     made = applied(item, verdict.patch)
-    assert made["metadata"]["labels"] == {"app": "x", "nvidia.com/chrek-managed": "true"}
+    assert made["metadata"]["labels"] == {
+        "app": "x",
+        "nvidia.com/chrek-managed": "true",
+        "nvidia.com/chrek-checkpoint-hash": HASH,
+    }
     assert made["metadata"]["annotations"]["nvidia.com/chrek-container"] == "main"
     main = made["spec"]["containers"][0]
     assert main["command"] == ["/chrek/chrek-init", "--wait", "20", "--", "python3", "s.py"]
@@ -75,14 +66,19 @@ def test_a_second_call_changes_nothing():
 
 
 @pytest.mark.parametrize(
-    ("found", "seconds"),
-    [(READY, "20"), (msgspec.UNSET, "1"), (None, "1")],
-    ids=["ready", "not ready", "unknown"],
+    ("found", "container", "seconds"),
+    [
+        (READY, MAIN, "20"),
+        (READY, {**MAIN, "args": ["other.py"]}, "1"),
+        (READY, {**MAIN, "image": "llama:2"}, "1"),
+        (dataclasses.replace(READY, variants=frozenset()), MAIN, "1"),
+        (None, MAIN, "1"),
+        (READY, {"name": "main", "image": "llama:1"}, "20"),
+    ],
+    ids=["usable", "other command", "other image", "no artifact", "unknown", "command of another"],
 )
-def test_pods_wait_long_only_for_a_ready_checkpoint(found, seconds):
-    if found is msgspec.UNSET:
-        found = injection.Checkpoint(name="my-ckpt", identity_hash="5941a4cb3c363457")
-    item = pod()
+def test_pods_wait_long_only_for_an_artifact_of_their_variant(found, container, seconds):
+    item = pod(container)
     main = applied(item, decide(item, found).patch)["spec"]["containers"][0]
     assert main["command"][:3] == ["/chrek/chrek-init", "--wait", seconds]
 
@@ -96,6 +92,8 @@ def test_the_hash_of_a_checkpoint_that_does_not_exist_yet(reference, known):
     main = applied(item, decide(item, None).patch)["spec"]["containers"][0]
     env = {variable["name"]: variable["value"] for variable in main["env"]}
     assert env.get("DYN_CHECKPOINT_HASH") == (reference if known else None)
+    labels = applied(item, decide(item, None).patch)["metadata"]["labels"]
+    assert labels.get("nvidia.com/chrek-checkpoint-hash") == (reference if known else None)
 
 
 def test_a_pod_without_command_takes_that_of_a_checkpoint_of_its_image():
@@ -158,13 +156,148 @@ def test_pods_that_are_left_alone(item):
     assert decide(item) == injection.Verdict([], "unchanged")
 
 
+def with_identity(text, **annotations):
+    annotations = {"nvidia.com/chrek-identity": text, **annotations}
+    return {"metadata": {"annotations": annotations}, "spec": {"containers": [MAIN]}}
+
+
+def test_a_pod_with_an_identity_refers_to_its_hash():
+    seen = []
+    item = with_identity(json.dumps(IDENTITY))
+    where = place.Place("pvc", "/checkpoints")
+    verdict = injection.decide(
+        item, lambda ref: seen.append(ref), settings=operator.SETTINGS, where=where
+    )
+    assert seen == [HASH]
+    made = applied(item, verdict.patch)
+    assert made["metadata"]["annotations"] == {
+        "nvidia.com/chrek-identity": json.dumps(IDENTITY),
+        "nvidia.com/chrek-checkpoint": HASH,
+        "nvidia.com/chrek-container": "main",
+    }
+    assert made["metadata"]["labels"]["nvidia.com/chrek-checkpoint-hash"] == HASH
+
+
+def test_a_named_checkpoint_goes_before_the_identity():
+    item = with_identity("{", **{"nvidia.com/chrek-checkpoint": "my-ckpt"})
+    verdict = decide(item)
+    assert verdict.outcome == "injected"
+    annotations = applied(item, verdict.patch)["metadata"]["annotations"]
+    assert annotations["nvidia.com/chrek-checkpoint"] == "my-ckpt"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("{", "annotation nvidia.com/chrek-identity: not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "expected an object, got list"),
+        ('{"model": "m"}', "nvidia.com/chrek-identity.backendFramework: required"),
+        (json.dumps({**IDENTITY, "gpu": 1}), "nvidia.com/chrek-identity.gpu: unknown field"),
+        (json.dumps({**IDENTITY, "tensorParallelSize": "2"}), "expected a whole number"),
+    ],
+)
+def test_an_identity_that_cannot_be_used_is_told(text, message):
+    item = with_identity(text)
+    verdict = decide(item)
+    assert verdict.outcome == "InvalidSpec"
+    assert message in verdict.message
+    made = applied(item, verdict.patch)
+    assert made["spec"] == item["spec"]
+    assert made["metadata"]["annotations"]["nvidia.com/chrek-skipped"].startswith("InvalidSpec: ")
+
+
+def of_graph(**changed):
+    labels = {
+        "nvidia.com/dynamo-graph-deployment-name": "llama",
+        "nvidia.com/dynamo-component": "worker",
+        **changed,
+    }
+    return {"metadata": {"labels": labels}, "spec": {"containers": [MAIN]}}
+
+
+def services(**section):
+    def find(graph, name):
+        return (
+            injection.Service("Worker", section) if (graph, name) == ("llama", "worker") else None
+        )
+
+    return find
+
+
+def test_a_pod_of_the_platform_in_auto_mode():
+    item = of_graph()
+    section = {"enabled": True, "identity": IDENTITY, "captureSource": "worker"}
+    verdict = decide(item, None, services=services(**section))
+    assert verdict.outcome == "injected"
+    metadata = applied(item, verdict.patch)["metadata"]
+    assert metadata["annotations"] == {
+        "nvidia.com/chrek-checkpoint": HASH,
+        "nvidia.com/chrek-identity": identity.parse(IDENTITY).canonical(),
+        "nvidia.com/chrek-capture-source": "worker",
+        "nvidia.com/chrek-container": "main",
+    }
+    assert metadata["labels"]["nvidia.com/chrek-checkpoint-hash"] == HASH
+    assert metadata["labels"]["nvidia.com/dynamo-component"] == "worker"
+
+
+def test_a_pod_of_the_platform_in_reference_mode():
+    item = of_graph()
+    section = {"enabled": True, "mode": "Reference", "checkpointRef": "my-ckpt"}
+    verdict = decide(item, services=services(**section))
+    metadata = applied(item, verdict.patch)["metadata"]
+    assert metadata["annotations"] == {
+        "nvidia.com/chrek-checkpoint": "my-ckpt",
+        "nvidia.com/chrek-container": "main",
+    }
+    assert metadata["labels"]["nvidia.com/chrek-checkpoint-hash"] == HASH
+
+
+def test_a_pod_of_the_platform_whose_section_cannot_be_used():
+    item = of_graph()
+    verdict = decide(item, services=services(enabled=True, identity={"model": "m"}))
+    assert verdict.outcome == "InvalidSpec"
+    where = "DynamoGraphDeployment llama: spec.services.Worker.checkpoint.identity.backendFramework"
+    assert verdict.message.startswith(f"{where}: required")
+    assert applied(item, verdict.patch)["spec"] == item["spec"]
+
+
+@pytest.mark.parametrize(
+    ("item", "section"),
+    [
+        (of_graph(), {"enabled": False, "identity": IDENTITY}),
+        (of_graph(), {}),
+        (of_graph(**{"nvidia.com/dynamo-component": "frontend"}), {"enabled": True}),
+        (of_graph(**{"nvidia.com/dynamo-component": ""}), {"enabled": True}),
+    ],
+    ids=["disabled", "no section", "another service", "no service"],
+)
+def test_pods_of_the_platform_that_are_left_alone(item, section):
+    assert decide(item, services=services(**section)) == injection.Verdict([], "unchanged")
+    assert decide(item) == injection.Verdict([], "unchanged"), "graphs are not the platform's"
+
+
 def test_what_is_remembered_of_a_checkpoint():
     spec = {"containers": [{"name": "proxy"}, {**MAIN}]}
+    made = [{"name": VARIANT}, {"name": "0123456789ab", "suspect": True}]
     item = {
         "metadata": {"name": "my-ckpt"},
         "spec": {"job": {"podTemplateSpec": {"spec": spec}}},
-        "status": {"phase": "Ready", "identityHash": "5941a4cb3c363457"},
+        "status": {"phase": "Creating", "identityHash": HASH, "variants": made},
     }
     assert injection.project(item) == READY
     bare = {"metadata": {"name": "n"}, "spec": {}}
     assert injection.project(bare) == injection.Checkpoint(name="n")
+    new = {"metadata": {"name": "n"}, "spec": {"identity": IDENTITY}}
+    assert injection.project(new) == injection.Checkpoint(name="n", identity_hash=HASH)
+
+
+def test_a_status_that_the_crd_dropped_is_remembered_from_the_annotation():
+    status = {"variants": [{"name": VARIANT, "uuid": "u", "digest": "d"}]}
+    annotations = {"nvidia.com/chrek-state": json.dumps(status)}
+    item = {
+        "metadata": {"name": "n", "annotations": annotations},
+        "spec": {"identity": IDENTITY},
+        "status": {"phase": "Ready"},
+    }
+    assert injection.project(item).variants == {VARIANT}

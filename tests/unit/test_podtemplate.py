@@ -96,7 +96,9 @@ def test_a_pod_that_runs_becomes_what_its_owner_wrote():
     }
     before = copy.deepcopy(pod)
     assert podtemplate.from_pod(pod) == {
-        "metadata": {"annotations": {"prometheus.io/scrape": "true"}},
+        "metadata": {
+            "annotations": {"prometheus.io/scrape": "true", "nvidia.com/chrek-container": "main"}
+        },
         "spec": SPEC,
     }
     assert pod == before, "the argument is not changed"

@@ -83,8 +83,8 @@ def test_an_annotation_that_cannot_be_used_is_ignored(bad):
 
 def test_the_annotation_is_read_as_it_was_written():
     assert state.status_of(item(state.annotation(FULL))) == FULL
-    assert state.has_annotation(item(FULL))
-    assert not state.has_annotation(item())
+    assert state.annotation_of(item("x")) == "x"
+    assert state.annotation_of(item()) == ""
 
 
 def test_a_merge_patch():

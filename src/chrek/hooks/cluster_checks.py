@@ -10,15 +10,12 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from chrek import errors, identity, names
+from chrek import crd, errors, identity, names
 from chrek.hooks import report, settings
 from chrek.kube import workstation
 
 OLDEST = (1, 29)
 """Of Kubernetes; `kubeVersion` in Chart.yaml says the same."""
-
-CRD_LABEL = ("app.kubernetes.io/part-of", "chrek")
-"""What our CRDs carry, so that one which another chart manages is told apart."""
 
 
 def kubernetes_version(cluster: workstation.Cluster, _: settings.HooksConfig) -> report.Outcome:
@@ -58,8 +55,8 @@ def crds(cluster: workstation.Cluster, config: settings.HooksConfig) -> report.O
     name = "crds"
     foreign: list[str] = []
     for crd_name in config.crds:
-        crd = cluster.get(crd_path(crd_name))
-        if crd is None:
+        found = cluster.get(crd_path(crd_name))
+        if found is None:
             return report.failed(
                 name,
                 f"{crd_name}: not found",
@@ -67,15 +64,15 @@ def crds(cluster: workstation.Cluster, config: settings.HooksConfig) -> report.O
             )
         if not any(
             version["name"] == names.VERSION and version["served"]
-            for version in crd["spec"]["versions"]
+            for version in found["spec"]["versions"]
         ):
             return report.failed(
                 name,
                 f"{crd_name}: version {names.VERSION} is not served",
-                f"upgrade what installed it, {owner(crd)}, to a version that serves it",
+                f"upgrade what installed it, {owner(found)}, to a version that serves it",
             )
-        if is_foreign(crd):
-            foreign.append(f"{crd_name} by {owner(crd)}")
+        if crd.is_foreign(found):
+            foreign.append(f"{crd_name} by {owner(found)}")
     if foreign:
         return report.warning(
             name,
@@ -86,18 +83,12 @@ def crds(cluster: workstation.Cluster, config: settings.HooksConfig) -> report.O
 
 
 def crd_path(name: str = "") -> str:
-    return workstation.path("apiextensions.k8s.io/v1", "customresourcedefinitions", name=name)
+    return workstation.path(crd.API_VERSION, crd.PLURAL, name=name)
 
 
-def is_foreign(crd: dict[str, Any]) -> bool:
-    """Whether a CRD came from another chart."""
-    key, value = CRD_LABEL
-    return (crd["metadata"].get("labels") or {}).get(key) != value
-
-
-def owner(crd: dict[str, Any]) -> str:
+def owner(definition: dict[str, Any]) -> str:
     """Who manages a CRD, as well as it can be told."""
-    metadata = crd["metadata"]
+    metadata = definition["metadata"]
     annotations = metadata.get("annotations") or {}
     release = annotations.get("meta.helm.sh/release-name")
     if release:

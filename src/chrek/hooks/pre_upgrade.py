@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 import yaml
 
-from chrek import errors
+from chrek import crd, errors
 from chrek.hooks import cluster_checks, pre_install, program, report
 from chrek.kube import workstation
 
@@ -35,7 +35,7 @@ def apply(cluster: workstation.Cluster, path: pathlib.Path) -> report.Outcome:
     name = wanted["metadata"]["name"]
     url = cluster_checks.crd_path(name)
     found = cluster.get(url)
-    if found is not None and cluster_checks.is_foreign(found):
+    if found is not None and crd.is_foreign(found):
         return report.warning(
             name,
             f"managed by {cluster_checks.owner(found)}, left as it is",

@@ -1,4 +1,7 @@
-"""What the webhook does to a pod that carries the annotation `nvidia.com/chrek-checkpoint`.
+"""What the webhook does to a pod that opted in.
+
+A pod opts in by naming a checkpoint, by carrying an identity, or by belonging to a service of a
+DynamoGraphDeployment of which the Dynamo platform makes the pods.
 
 A pure function from a pod to a JSON patch. A pod is never refused: one that cannot be managed gets
 the annotation `nvidia.com/chrek-skipped` and starts as its owner wrote it.
@@ -11,8 +14,8 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from chrek import config, errors, names, variant
-from chrek.operator import place, podshape
+from chrek import config, errors, identity, names, state, variant
+from chrek.operator import adoption, place, podshape, workloads
 
 Patch = list[dict[str, Any]]
 
@@ -25,8 +28,8 @@ class Checkpoint:
 
     Attributes:
         name: of the object.
-        identity_hash: empty until the operator has seen it.
-        ready: whether its phase is Ready.
+        identity_hash: empty when its identity cannot be read.
+        variants: names of those that have an artifact which is not suspect.
         image: image of the captured container.
         command: its `command`, for pods of the same image that have none.
         args: its `args`.
@@ -34,7 +37,7 @@ class Checkpoint:
 
     name: str
     identity_hash: str = ""
-    ready: bool = False
+    variants: frozenset[str] = frozenset()
     image: str = ""
     command: tuple[str, ...] = ()
     args: tuple[str, ...] = ()
@@ -55,12 +58,31 @@ class Verdict:
     message: str = ""
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Service:
+    """What the webhook remembers of a service of a DynamoGraphDeployment.
+
+    Attributes:
+        name: of the service.
+        checkpoint: its section `checkpoint`.
+    """
+
+    name: str
+    checkpoint: Mapping[str, Any]
+
+
 Lookup = Callable[[str], Checkpoint | None]
+Services = Callable[[str, str], Service | None]
+"""Finds a service by the names of its graph and of itself; None when the platform is not there."""
+
+
+def _no_services(graph: str, service: str) -> None:
+    """Graphs are none of the webhook's business: chrek makes their pods."""
 
 
 def project(item: Mapping[str, Any]) -> Checkpoint:
     """What to remember of a DynamoCheckpoint."""
-    status = item.get("status") or {}
+    status = state.status_of(item)
     job = (item.get("spec") or {}).get("job") or {}
     spec = (job.get("podTemplateSpec") or {}).get("spec") or {}
     try:
@@ -69,8 +91,12 @@ def project(item: Mapping[str, Any]) -> Checkpoint:
         container = {}
     return Checkpoint(
         name=item["metadata"]["name"],
-        identity_hash=status.get("identityHash", ""),
-        ready=status.get("phase") == names.Phase.READY,
+        identity_hash=_identity_hash(item, status),
+        variants=frozenset(
+            str(made.get("name", ""))
+            for made in status.get("variants") or []
+            if not made.get("suspect")
+        ),
         image=container.get("image", ""),
         command=tuple(container.get("command") or ()),
         args=tuple(container.get("args") or ()),
@@ -81,6 +107,7 @@ def decide(
     pod: Mapping[str, Any],
     lookup: Lookup,
     *,
+    services: Services = _no_services,
     settings: config.OperatorConfig,
     where: place.Place,
 ) -> Verdict:
@@ -89,36 +116,44 @@ def decide(
     Args:
         pod: as it is being created.
         lookup: finds the checkpoint of the pod's namespace by name or by hash.
+        services: finds a service whose pods the platform makes, in the pod's namespace.
         settings: the operator's configuration.
         where: the artifacts of the pod's namespace.
     """
     metadata, spec = pod.get("metadata") or {}, pod.get("spec") or {}
     annotations = metadata.get("annotations") or {}
     labels = metadata.get("labels") or {}
-    wanted = annotations.get(names.ANNOTATION_CHECKPOINT)
-    if not wanted or names.LABEL_SOURCE in labels or podshape.is_shaped(spec):
+    if names.LABEL_SOURCE in labels or podshape.is_shaped(spec):
         return Verdict([], "unchanged")
-    found = lookup(wanted)
     try:
+        opted = _opt_in(annotations, labels, services)
+        wanted = opted.get(names.ANNOTATION_CHECKPOINT, "")
+        if not wanted:
+            return Verdict([], "unchanged")
+        found = lookup(wanted)
         index = podshape.container_index(spec, annotations.get(names.ANNOTATION_CONTAINER))
         container = spec["containers"][index]
         podshape.check(spec, container)
         command = worker_command(container, found)
-    except errors.UnsupportedError as err:
+    except (errors.InputError, errors.UnsupportedError) as err:
         skipped = {names.ANNOTATION_SKIPPED: f"{err.reason}: {err}"}
         patch = _metadata(metadata, skipped, {names.LABEL_MANAGED: "false"})
         return Verdict(patch, str(err.reason), str(err))
+    warm = found and variant.name(str(container.get("image", "")), command) in found.variants
+    digest = _hash(wanted, found)
     shaped = podshape.shape(
         spec,
         index=index,
         command=command,
-        arguments=["--wait", str(settings.agentWaitSeconds if found and found.ready else 1)],
-        environment=podshape.environment(where, identity_hash=_hash(wanted, found), source=False),
+        arguments=["--wait", str(settings.agentWaitSeconds if warm else 1)],
+        environment=podshape.environment(where, identity_hash=digest, source=False),
         image=settings.initImage,
         pull_policy=settings.initImagePullPolicy,
     )
-    ours = {names.ANNOTATION_CONTAINER: container["name"]}
-    patch = _metadata(metadata, ours, {names.LABEL_MANAGED: "true"})
+    marks = {names.LABEL_MANAGED: "true"}
+    if digest:
+        marks[names.LABEL_HASH] = digest
+    patch = _metadata(metadata, {**opted, names.ANNOTATION_CONTAINER: container["name"]}, marks)
     if names.ANNOTATION_SKIPPED in annotations:
         # An earlier call refused the pod; another webhook has since changed it.
         patch.append({"op": "remove", "path": _pointer("annotations", names.ANNOTATION_SKIPPED)})
@@ -148,6 +183,44 @@ def worker_command(container: Mapping[str, Any], checkpoint: Checkpoint | None) 
         reason=names.Reason.COMMAND_UNKNOWN,
         hint="write the worker's `command` into the pod's spec",
     )
+
+
+def _opt_in(
+    annotations: Mapping[str, str], labels: Mapping[str, str], services: Services
+) -> dict[str, str]:
+    """The annotations by which a pod opts in, those that it has and those that follow from them.
+
+    Raises:
+        InputError: it opts in with something that cannot be used.
+    """
+    if annotations.get(names.ANNOTATION_CHECKPOINT):
+        return {names.ANNOTATION_CHECKPOINT: annotations[names.ANNOTATION_CHECKPOINT]}
+    if annotations.get(names.ANNOTATION_IDENTITY):
+        _, known = adoption.parse(annotations[names.ANNOTATION_IDENTITY])
+        return {names.ANNOTATION_CHECKPOINT: known.hash()}
+    graph, component = labels.get(names.LABEL_GRAPH, ""), labels.get(names.LABEL_SERVICE, "")
+    service = services(graph, component) if graph and component else None
+    if service is None:
+        return {}
+    where = f"DynamoGraphDeployment {graph}: spec.services.{service.name}.checkpoint"
+    wish = workloads.wish({"checkpoint": service.checkpoint}, where)
+    if wish is None:
+        return {}
+    opted = {names.ANNOTATION_CHECKPOINT: wish.reference}
+    if wish.known:
+        source = service.checkpoint.get("captureSource") or names.CaptureSource.JOB
+        opted[names.ANNOTATION_IDENTITY] = wish.known.canonical()
+        opted[names.ANNOTATION_CAPTURE_SOURCE] = str(source)
+    return opted
+
+
+def _identity_hash(item: Mapping[str, Any], status: Mapping[str, Any]) -> str:
+    if status.get("identityHash"):
+        return str(status["identityHash"])
+    try:
+        return identity.parse(item["spec"]["identity"], "spec.identity").hash()
+    except (errors.InputError, KeyError):
+        return ""
 
 
 def _hash(wanted: str, found: Checkpoint | None) -> str:

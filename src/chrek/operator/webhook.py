@@ -10,19 +10,21 @@ import asyncio
 import base64
 import dataclasses
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import msgspec
 from aiohttp import web
 
-from chrek import config, errors, identity, log, names
+from chrek import config, log, names
 from chrek.kube import api
-from chrek.operator import injection, metrics, place, trust
+from chrek.operator import injection, metrics, place, platform, trust
 
 LOG = log.get(__name__)
 PATH = "/mutate-pods"
 MAX_BYTES = 8 << 20
+PLATFORM_SECONDS = 5.0
+"""How often it is asked whether graphs have become the platform's."""
 
 
 class Checkpoints:
@@ -34,7 +36,7 @@ class Checkpoints:
             namespace: api.Informer(
                 client,
                 api.path(names.API_VERSION, names.CHECKPOINT_PLURAL, namespace),
-                project=_project,
+                project=injection.project,
                 on_change=self._changed,
             )
             for namespace in namespaces
@@ -51,13 +53,18 @@ class Checkpoints:
                 group.create_task(informer.run())
 
     def find(self, namespace: str, reference: str) -> injection.Checkpoint | None:
-        """The checkpoint of this name or hash, a Ready one first."""
+        """The checkpoint of this name or hash, with the variants of all of its identity."""
         informer = self._informers.get(namespace)
         found = informer.get(namespace, reference) if informer else None
-        if found is not None:
+        if found is None:
+            same = self._by_hash.get((namespace, reference), {}).values()
+            # Any will do for its artifacts; one that holds a command also helps pods without.
+            found = min(same, key=lambda one: (not one.command, one.name), default=None)
+        if found is None or not found.identity_hash:
             return found
-        same = self._by_hash.get((namespace, reference), {})
-        return min(same.values(), key=lambda one: (not one.ready, one.name), default=None)
+        sharing = self._by_hash.get((namespace, found.identity_hash), {}).values()
+        variants = found.variants.union(*(one.variants for one in sharing))
+        return dataclasses.replace(found, variants=variants)
 
     def serves(self, namespace: str) -> bool:
         """Whether pods of this namespace are ours to change."""
@@ -76,15 +83,62 @@ class Checkpoints:
             self._by_hash.setdefault((namespace, value.identity_hash), {})[key] = value
 
 
-def _project(item: dict[str, Any]) -> injection.Checkpoint:
-    found = injection.project(item)
-    if found.identity_hash:
-        return found
-    try:
-        known = identity.parse(item["spec"]["identity"])
-    except (errors.InputError, KeyError):
-        return found
-    return dataclasses.replace(found, identity_hash=known.hash())
+Sections = Mapping[str, injection.Service]
+
+
+class Graphs:
+    """Services of DynamoGraphDeployments in memory, where the platform makes their pods.
+
+    Such pods carry nothing of chrek, only labels that say which service they are of.
+    """
+
+    def __init__(
+        self, client: api.Client, namespaces: Iterable[str], detector: platform.Detector
+    ) -> None:
+        self._detector = detector
+        self._informers: dict[str, api.Informer[Sections]] = {
+            namespace: api.Informer(
+                client,
+                api.path(names.API_VERSION, names.GRAPH_PLURAL, namespace),
+                project=_sections,
+            )
+            for namespace in namespaces
+        }
+
+    def synced(self) -> bool:
+        """Whether all that matter are in memory."""
+        return not self._matter() or all(
+            informer.synced.is_set() for informer in self._informers.values()
+        )
+
+    async def run(self, interval_seconds: float = PLATFORM_SECONDS) -> None:
+        """Follow them for ever, from the moment that they matter."""
+        while not self._matter():
+            await asyncio.sleep(interval_seconds)
+        async with asyncio.TaskGroup() as group:
+            for informer in self._informers.values():
+                group.create_task(informer.run())
+
+    def find(self, namespace: str, graph: str, service: str) -> injection.Service | None:
+        """A service by the label of its pods, in which its name may be in lower case."""
+        informer = self._informers.get(namespace)
+        if informer is None or not self._matter():
+            return None
+        found = informer.get(namespace, graph) or {}
+        return found.get(service) or found.get(service.lower())
+
+    def _matter(self) -> bool:
+        return self._detector.current.makes_graphs
+
+
+def _sections(item: Mapping[str, Any]) -> Sections:
+    """The services that have a checkpoint section, by their names and those in lower case."""
+    found = {
+        name: injection.Service(name, service["checkpoint"])
+        for name, service in ((item.get("spec") or {}).get("services") or {}).items()
+        if isinstance((service or {}).get("checkpoint"), Mapping)
+    }
+    return {**{name.lower(): service for name, service in found.items()}, **found}
 
 
 class Webhook:
@@ -97,8 +151,10 @@ class Webhook:
         certificates: trust.Trust,
         *,
         own: str,
+        graphs: Graphs | None = None,
     ) -> None:
         self._settings = settings
+        self._graphs = graphs
         self._own = own
         self._checkpoints = checkpoints
         self._trust = certificates
@@ -146,6 +202,9 @@ class Webhook:
         verdict = injection.decide(
             pod,
             lambda reference: self._checkpoints.find(namespace, reference),
+            services=lambda graph, service: (
+                self._graphs.find(namespace, graph, service) if self._graphs else None
+            ),
             settings=self._settings,
             where=place.of(self._settings.storage, namespace=namespace, own=self._own),
         )
