@@ -48,6 +48,10 @@
 {{- include "chrek.release" . }}-result
 {{- end -}}
 
+{{- define "chrek.policy.stateName" -}}
+{{- include "chrek.release" . }}-state
+{{- end -}}
+
 {{- define "chrek.hooks.name" -}}
 {{- include "chrek.fullname" . }}-hooks
 {{- end -}}
