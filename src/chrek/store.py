@@ -10,10 +10,12 @@ A generation directory is never changed after its manifest is there, and no rena
 directory listing is relied upon: readers know the uuid and the manifest's digest from the
 DynamoCheckpoint's status. A crash leaves a directory without manifest, which `sweep` removes.
 Directories are 0700, files 0600: an artifact holds whatever secrets the worker had in memory.
+How an artifact goes is told in `removal`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import os
 import pathlib
@@ -21,12 +23,15 @@ import re
 import shutil
 import time
 import uuid as uuids
+from collections.abc import Callable
 
-from chrek import errors, manifest, names
+from chrek import errors, manifest, names, removal
 
-IMAGES = "criu"
+IMAGES = removal.IMAGES
 _HASH = re.compile(r"[0-9a-f]{16}")
-_NAME = re.compile(r"[0-9a-f-]{1,64}")
+_NAME = removal.NAME
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
+_ATTEMPTS = 5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +66,7 @@ class Store:
             namespace: empty for the release's own namespace.
         """
         self._base = base
-        self._root = base / "ns" / namespace if namespace else base
+        self._root = base / "ns" / _valid(_NAMESPACE, namespace) if namespace else base
 
     def location(self, identity_hash: str) -> str:
         """What the status of a DynamoCheckpoint calls Location."""
@@ -77,7 +82,7 @@ class Store:
         parent = self._root / _valid(_HASH, identity_hash) / _valid(_NAME, variant)
         stage = Stage(uuid=name, path=parent / name)
         try:
-            stage.images.mkdir(mode=0o700, parents=True)
+            _make(stage.images)
             below = stage.path.relative_to(self._base).parts
             for depth in range(len(below)):
                 self._base.joinpath(*below[: depth + 1]).chmod(0o700)
@@ -143,30 +148,86 @@ class Store:
         """Remove a stage that was not committed."""
         shutil.rmtree(stage.path, ignore_errors=True)
 
+    def delete(
+        self,
+        identity_hash: str,
+        variant: str = "",
+        uuid: str = "",
+        *,
+        stage_seconds: float,
+        on_deleted: Callable[[removal.Deleted], None] = lambda _: None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Remove an identity's artifacts, one variant's, or one; again until it is done.
+
+        Nobody may be reading them. What is not there is no error; what the store did not make
+        stays, and so does the stage of a capture that may still be under way. A crash at any step
+        leaves what the next call, or `sweep`, removes.
+
+        Args:
+            identity_hash: of the artifacts.
+            variant: empty for all.
+            uuid: empty for all of the variant.
+            stage_seconds: a directory without manifest is abandoned when nothing has touched it
+                for so long.
+            on_deleted: told of each artifact that is gone.
+            stopped: asked before each artifact; true ends the call early.
+
+        Raises:
+            InputError: a name is none of the store.
+            StoreError: the volume cannot be read or written.
+        """
+        for pattern, name in ((_HASH, identity_hash), (_NAME, variant), (_NAME, uuid)):
+            if name or pattern is _HASH:
+                _valid(pattern, name)
+        limit = time.time() - stage_seconds
+        scope = removal.Scope(identity_hash, variant, uuid, limit)
+        try:
+            with removal.opened(self._base) as base, self._below(base) as root:
+                scope.remove(root, on_deleted=on_deleted, stopped=stopped)
+        except OSError as err:
+            raise _unusable(self._root / identity_hash, err) from err
+
     def sweep(self, *, older_than_seconds: float) -> int:
-        """Remove abandoned stages: directories without manifest that nothing has touched lately."""
+        """Remove what nobody will finish: abandoned stages, and deletions that were interrupted.
+
+        Returns:
+            How many directories it removed.
+        """
+        removed: list[removal.Deleted] = []
         limit = time.time() - older_than_seconds
-        removed = 0
-        for path in self._root.glob("[0-9a-f]*/*/*"):
-            if (path / manifest.NAME).exists() or not path.is_dir():
-                continue
-            touched = [p.stat().st_mtime for p in (path, path / IMAGES) if p.exists()]
-            if max(touched, default=limit) < limit:
-                shutil.rmtree(path, ignore_errors=True)
-                removed += 1
-        return removed
+        # A volume that is missing or cannot be written is told about by those who need it.
+        with (
+            contextlib.suppress(OSError),
+            removal.opened(self._base) as base,
+            self._below(base) as root,
+        ):
+            for name in removal.directories(root, _HASH):
+                scope = removal.Scope(name, "", "", limit, committed=False)
+                with contextlib.suppress(OSError):
+                    scope.remove(root, on_deleted=removed.append)
+        return len(removed)
+
+    def _below(self, base: int) -> contextlib.AbstractContextManager[int | None]:
+        return removal.inside(base, str(self._root.relative_to(self._base)))
 
 
 def sync(path: pathlib.Path) -> None:
     """Fsync a file or directory; network file systems that cannot sync directories are forgiven."""
     fd = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(fd)
-    except OSError as err:
-        if err.errno != 22:
-            raise
+        removal.fsync(fd)
     finally:
         os.close(fd)
+
+
+def _make(path: pathlib.Path) -> None:
+    """Make a directory with its parents, which a deletion may take away while they are empty."""
+    for _ in range(_ATTEMPTS):
+        with contextlib.suppress(FileNotFoundError):
+            path.mkdir(mode=0o700, parents=True)
+            return
+    path.mkdir(mode=0o700, parents=True)
 
 
 def _valid(pattern: re.Pattern[str], name: str) -> str:

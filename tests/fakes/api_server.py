@@ -1,8 +1,9 @@
 """An API server of dictionaries: objects by path, plain HTTP, in a thread of the test's process.
 
 It knows get, list with label selectors, create (with dry run and generated names), server-side
-apply (without merging) and delete; `refuse` makes it answer with an error, `on_create` may change
-what is created. What was asked is in `requests`.
+apply (without merging), merge patch and delete, with resource versions as preconditions; `refuse`
+makes it answer with an error, `on_create` and `on_patch` may change what is written. What was asked
+is in `requests`.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ class ApiServer:
         self.requests = []
         self.texts = {}
         self.on_create = lambda path, body: None
+        self.on_patch = lambda path, body: None
+        self.version = 1
         handler = type("Handler", (_Handler,), {"api": self})
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
@@ -77,6 +80,18 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _missing(self, path):
         return self._answer(404, {"kind": "Status", "message": f"{path} not found", "code": 404})
 
+    def _conflict(self, message):
+        return self._answer(409, {"kind": "Status", "message": message, "code": 409})
+
+    def _version(self, body):
+        self.api.version += 1
+        body["metadata"]["resourceVersion"] = str(self.api.version)
+
+    @staticmethod
+    def _same(found, wanted):
+        keys = ("uid", "resourceVersion")
+        return all(found["metadata"].get(key) == wanted[key] for key in keys if wanted.get(key))
+
     def _get(self, path, query, _):
         if path in self.api.objects:
             return self._answer(200, self.api.objects[path])
@@ -91,25 +106,59 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         metadata = body["metadata"]
         metadata.setdefault("name", f"{metadata.get('generateName')}x1")
         self.api.on_create(path, body)
+        target = f"{path}/{metadata['name']}"
+        if target in self.api.objects and metadata["name"] != f"{metadata.get('generateName')}x1":
+            return self._conflict(f"{target} already exists")
         if "dryRun" not in query:
-            self.api.objects[f"{path}/{metadata['name']}"] = body
+            self._version(body)
+            self.api.objects[target] = body
         return self._answer(201, body)
 
     def _patch(self, path, query, body):
+        self.api.on_patch(path, body)
+        if self.headers["Content-Type"] == "application/merge-patch+json":
+            found = self.api.objects.get(path)
+            if found is None:
+                return self._missing(path)
+            if not self._same(found, body.get("metadata") or {}):
+                return self._conflict(f"{path} has been modified")
+            merged = _merge(found, body)
+            self._version(merged)
+            self.api.objects[path] = merged
+            return self._answer(200, merged)
         if "dryRun" not in query:
             self.api.objects[path] = body
         return self._answer(200, body)
 
-    def _delete(self, path, *_):
-        if self.api.objects.pop(path, None) is None:
+    def _delete(self, path, _, body):
+        found = self.api.objects.get(path)
+        if found is None:
             return self._missing(path)
+        if not self._same(found, (body or {}).get("preconditions") or {}):
+            return self._conflict(f"{path} is another one")
+        del self.api.objects[path]
         return self._answer(200, {"kind": "Status", "status": "Success"})
+
+
+def _merge(old, new):
+    """RFC 7386."""
+    if not isinstance(new, dict):
+        return new
+    merged = dict(old) if isinstance(old, dict) else {}
+    for key, value in new.items():
+        if value is None:
+            merged.pop(key, None)
+        else:
+            merged[key] = _merge(merged.get(key), value)
+    return merged
 
 
 _COLLECTIONS = {
     "configmaps",
     "daemonsets",
     "dynamocheckpoints",
+    "jobs",
+    "leases",
     "nodes",
     "pods",
     "storageclasses",

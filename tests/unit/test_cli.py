@@ -112,17 +112,31 @@ def test_a_program_without_its_configuration(run, program):
     assert "/nonexistent/chrek.yaml" in result.stderr
 
 
-@pytest.mark.parametrize("arguments", [["hash"], ["nonsense"], ["agent"], ["--nonsense"]])
+def test_prune_without_its_configuration(run):
+    result = run("prune", "--config", "/nonexistent/chrek.yaml", "--namespace", "ns", "0" * 16)
+    assert result.exit_code == errors.ConfigError.exit_code
+    assert "/nonexistent/chrek.yaml" in result.stderr
+
+
+def test_prune_reads_its_paths_before_it_asks_anybody(run):
+    result = run("prune", "--config", "/nonexistent", "--namespace", "ns", "0/1/2/3")
+    assert result.exit_code == errors.InputError.exit_code
+    assert "'0/1/2/3' is not a path in the store" in result.stderr
+
+
+@pytest.mark.parametrize(
+    "arguments", [["hash"], ["nonsense"], ["agent"], ["prune"], ["--nonsense"]]
+)
 def test_wrong_usage(run, arguments):
     assert run(*arguments).exit_code == 2
 
 
 def test_help_lists_every_command(run):
     text = run("--help").stdout
-    assert all(f"\n  {name}" in text for name in ("agent", "hash", "operator"))
+    assert all(f"\n  {name}" in text for name in ("agent", "hash", "operator", "prune"))
 
 
-@pytest.mark.parametrize("name", ["agent", "hash", "operator"])
+@pytest.mark.parametrize("name", ["agent", "hash", "operator", "prune"])
 def test_help_line_and_command_say_the_same(run, name):
     listed = cli._COMMANDS[name]
     assert run(name, "--help").exit_code == 0

@@ -20,6 +20,7 @@ _COMMANDS = {
     "agent": "Serve this node: capture and restore its pods (runs in the DaemonSet).",
     "hash": "Print the identity hash of checkpoints and deployments in YAML files.",
     "operator": "Reconcile checkpoints and inject pods (runs in the Deployment).",
+    "prune": "Delete artifacts that no pod is being restored from (runs in a Job).",
 }
 """Name -> help line. The command is `command` in `chrek.cli.<name>_command`."""
 
