@@ -1,173 +1,101 @@
-"""What scripts/bench measures: starts of the example, repeated, with medians."""
+"""Programs that measure: what `scripts/bench` does with its arguments."""
 
 from __future__ import annotations
 
 import argparse
-import copy
-import dataclasses
+import importlib.util
 import json
-import statistics
+import os
+import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from showcase import (
-    agents,
-    cluster,
-    commands,
-    demo,
-    diagnosis,
-    errors,
-    example,
-    machine,
-    pods,
-    setup,
-)
+from showcase import commands, diagnosis, errors, setup, starts
 
 Object = dict[str, Any]
-TIMEOUT = 300.0
-
-
-@dataclasses.dataclass(frozen=True)
-class Restore:
-    """One warm start: the pod's view and the agent's."""
-
-    start: pods.Start
-    agent: Object
+FOLDER = commands.ROOT / "docs" / "bench"
+PACKAGES = ("aiohttp", "chrek", "msgspec", "prometheus_client", "yaml")
+"""What the operator, and the client that drives it, need."""
 
 
 def main(description: str | None) -> int:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("what", choices=["start"])
-    parser.add_argument("--repeat", type=int, default=5, help="warm starts on each node")
-    parser.add_argument("--cold", type=int, default=3, help="cold starts")
-    parser.add_argument(
-        "--output", type=Path, default=commands.ROOT / "docs" / "bench" / "start.json"
-    )
+    what = parser.add_subparsers(dest="what", required=True, metavar="{start,operator}")
+    _start_arguments(what.add_parser("start", help="cold and warm starts of the example"))
+    _operator_arguments(what.add_parser("operator", help="the operator with many objects"))
     options = parser.parse_args()
+    run: Callable[[argparse.Namespace], Object] = options.run
+    # A signal unwinds the stack, so that what was made is always removed.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with setup.prepared() as live:
-            try:
-                report = measure(live, repeat=options.repeat, cold=options.cold)
-            except errors.ShowError:
-                sys.stderr.write(diagnosis.report(live) + "\n")
-                raise
+        report = run(options)
     except errors.ShowError as err:
         sys.stderr.write(f"error: {err}\n")
         return 1
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        return 130
     options.output.parent.mkdir(parents=True, exist_ok=True)
     options.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(json.dumps(report["medians"], indent=2))
+    print(json.dumps(report[options.headline], indent=2))
     commands.say(f"written to {options.output}")
     return 0
 
 
-def measure(live: cluster.Cluster, *, repeat: int, cold: int) -> Object:
-    """All figures; the example is deployed when it is not there."""
-    setup.install(live, values={"storage.pvc.size": '"20Gi"'})
-    llm = example.Example(live)
-    if example.phase(llm.checkpoint()) != "Ready":
-        llm.remove()
-        llm.make_model()
-        llm.deploy()
-        demo.wait_for_checkpoint(live, llm)
-    checkpoint = llm.checkpoint()
-    assert checkpoint is not None
-    # Nothing else computes while something is measured.
-    llm.scale(0)
-    cluster.wait_until(lambda: not llm.pods(), "the example's own pods are gone", timeout=120)
-    resident = {
-        pods.node(one): agents.resident_bytes(live, agents.restarted(live, one))
-        for one in agents.listed(live, llm.namespace)
-    }
-
-    captured_on = str(example.variant(checkpoint)["node"])
-    others = [name for name in agents.nodes(live, llm.namespace) if name != captured_on]
-    colds = [start_cold(live, llm, number).start for number in range(cold)]
-    same = [start_warm(live, llm, captured_on, number) for number in range(repeat)]
-    other = [start_warm(live, llm, others[0], number) for number in range(repeat)] if others else []
-    llm.scale(1)
-    return report(live, checkpoint, resident, colds, same, other)
+def _start_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--repeat", type=int, default=5, help="warm starts on each node")
+    parser.add_argument("--cold", type=int, default=3, help="cold starts")
+    parser.add_argument("--output", type=Path, default=FOLDER / "start.json")
+    parser.set_defaults(run=_start, headline="medians")
 
 
-def start_cold(live: cluster.Cluster, llm: example.Example, number: int) -> Restore:
-    return _start(live, llm, llm.cold_pod(f"bench-cold-{number}"))
+def _start(options: argparse.Namespace) -> Object:
+    with setup.prepared() as live:
+        try:
+            return starts.measure(live, repeat=options.repeat, cold=options.cold)
+        except errors.ShowError:
+            sys.stderr.write(diagnosis.report(live) + "\n")
+            raise
 
 
-def start_warm(live: cluster.Cluster, llm: example.Example, node: str, number: int) -> Restore:
-    """A pod like the example's that opts in, on one node."""
-    pod = copy.deepcopy(llm.cold_pod(f"bench-{node}-{number}"))
-    pod["metadata"]["annotations"] = {example.OPT_IN: llm.hashes()[0]}
-    pod["spec"]["nodeSelector"] = {"kubernetes.io/hostname": node}
-    pod["spec"].pop("topologySpreadConstraints", None)
-    found = _start(live, llm, pod)
-    if not found.agent:
-        raise errors.ShowError(f"pod {found.start.pod} on {node} was not restored")
-    return found
+def _operator_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoints", type=int, default=1000, help="DynamoCheckpoints in all")
+    parser.add_argument("--graphs", type=int, default=200, help="DynamoGraphDeployments")
+    parser.add_argument("--rest", type=float, default=60.0, help="seconds to watch it at rest")
+    parser.add_argument("--output", type=Path, default=FOLDER / "operator.json")
+    parser.set_defaults(run=_operator, headline="figures")
 
 
-def _start(live: cluster.Cluster, llm: example.Example, pod: Object) -> Restore:
-    name = str(pod["metadata"]["name"])
-    here = f"--namespace={llm.namespace}"
-    live.kubectl("delete", here, "pod", name, "--ignore-not-found", timeout=120)
-    live.apply(pod, namespace=llm.namespace)
-    start = pods.measure(live, llm.namespace, name, timeout=TIMEOUT)
-    told = agents.restored_line(live, llm.namespace, start.node, name)
-    commands.say(f"{name} on {start.node}: Ready after {start.ready:.2f} s")
-    live.kubectl("delete", here, "pod", name, timeout=120)
-    return Restore(start, told)
+def _operator(options: argparse.Namespace) -> Object:
+    if options.checkpoints < options.graphs:
+        raise errors.ShowError(
+            f"--checkpoints {options.checkpoints} is less than --graphs {options.graphs}",
+            hint="each graph has a checkpoint of its own",
+        )
+    _go_on_with_packages()
+    # Only now: the modules need packages that python3 of the machine does not have.
+    from showcase import fleet, machine
+
+    with setup.running() as live, fleet.Fleet(live) as made:
+        figures = made.measure(
+            checkpoints=options.checkpoints, graphs=options.graphs, rest_seconds=options.rest
+        )
+        return {"what": "operator", "machine": machine.facts(live), **figures}
 
 
-def report(
-    live: cluster.Cluster,
-    checkpoint: Object,
-    resident: dict[str, int],
-    colds: Sequence[pods.Start],
-    same: Sequence[Restore],
-    other: Sequence[Restore],
-) -> Object:
-    """The JSON: facts, medians, then every single figure."""
-    artifact = example.variant(checkpoint)
-    warm = [*same, *other]
-
-    def median(values: Sequence[float]) -> float | None:
-        return round(statistics.median(values), 4) if values else None
-
-    cold_ready = statistics.median([start.ready for start in colds])
-    cold_answering = statistics.median([start.answering for start in colds])
-    medians: Object = {
-        "cold_ready_seconds": median([start.ready for start in colds]),
-        "cold_answering_seconds": median([start.answering for start in colds]),
-        "agent_resident_mebibytes": median([size / (1 << 20) for size in resident.values()]),
-        "checkpoint_seconds": round(example.capture_seconds(artifact), 2),
-        "checkpoint_bytes": artifact.get("bytes"),
-    }
-    for title, group in (("same_node", same), ("other_node", other)):
-        if group:
-            ready = statistics.median([one.start.ready for one in group])
-            answering = statistics.median([one.start.answering for one in group])
-            medians[f"warm_{title}_ready_seconds"] = round(ready, 4)
-            medians[f"warm_{title}_answering_seconds"] = round(answering, 4)
-            medians[f"speed_up_{title}_ready"] = round(cold_ready / ready, 1)
-            medians[f"speed_up_{title}_answering"] = round(cold_answering / answering, 1)
-    told = [one.agent for one in warm]
-    medians |= {
-        "decision_milliseconds": median([1000 * line["decision_seconds"] for line in told]),
-        "criu_seconds": median([line["criu_seconds"] for line in told]),
-        "restore_beside_criu_milliseconds": median(
-            [1000 * (line["total_seconds"] - line["criu_seconds"]) for line in told]
-        ),
-    }
-    return {
-        "what": "start",
-        "machine": machine.facts(live),
-        "medians": medians,
-        "agent_resident_bytes": resident,
-        "capture_steps_seconds": artifact.get("steps"),
-        "cold": [dataclasses.asdict(start) for start in colds],
-        "warm_same_node": [dataclasses.asdict(one) for one in same],
-        "warm_other_node": [dataclasses.asdict(one) for one in other],
-    }
+def _go_on_with_packages() -> None:
+    """Start again in the virtual environment of scripts/test when packages are missing."""
+    missing = [name for name in PACKAGES if not importlib.util.find_spec(name)]
+    python = commands.cache() / "venv" / "bin" / "python"
+    if not missing:
+        return
+    if not python.exists() or Path(sys.executable) == python:
+        raise errors.ShowError(
+            f"Python packages are missing: {', '.join(missing)}",
+            hint="scripts/test --fast installs them",
+        )
+    os.execv(python, [os.fspath(python), *sys.argv])  # noqa: S606 - the same script

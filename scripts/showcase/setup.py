@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from showcase import cluster, commands
+from showcase import cluster, commands, errors
 
 SCRIPTS = commands.ROOT / "scripts"
 CHART = commands.ROOT / "charts" / "chrek"
@@ -44,15 +44,43 @@ def prepared() -> Iterator[cluster.Cluster]:
         with cluster.connect(foreign, own=False) as live:
             yield live
         return
-    commands.say("cluster and tools: scripts/cluster up")
-    commands.stream([SCRIPTS / "cluster", "up"])
+    _up()
     commands.say("images: scripts/build images example")
     commands.stream([SCRIPTS / "build", "images", "example"])
     for name in ("chrek", "chrek-init", "llama"):
         commands.stream([SCRIPTS / "cluster", "load", archive(name)])
-    shown = commands.run([SCRIPTS / "cluster", "kubeconfig"]).stdout.strip()
-    with cluster.connect(Path(shown.splitlines()[-1]), own=True) as live:
+    with cluster.connect(_own_kubeconfig(), own=True) as live:
         yield live
+
+
+@contextlib.contextmanager
+def running() -> Iterator[cluster.Cluster]:
+    """The cluster that scripts/cluster starts here, whatever images its nodes have.
+
+    Raises:
+        ShowError: KUBECONFIG names another one, whose API server may not reach this machine.
+    """
+    foreign = cluster.foreign_kubeconfig()
+    if not foreign:
+        _up()
+    own = _own_kubeconfig()
+    if foreign and foreign != own:
+        raise errors.ShowError(
+            f"KUBECONFIG names {foreign}, and this needs the cluster of scripts/cluster",
+            hint="unset KUBECONFIG",
+        )
+    with cluster.connect(own, own=True) as live:
+        yield live
+
+
+def _up() -> None:
+    commands.say("cluster and tools: scripts/cluster up")
+    commands.stream([SCRIPTS / "cluster", "up"])
+
+
+def _own_kubeconfig() -> Path:
+    shown = commands.run([SCRIPTS / "cluster", "kubeconfig"]).stdout.strip()
+    return Path(shown.splitlines()[-1]).resolve()
 
 
 def chart_images() -> list[str]:
