@@ -175,7 +175,9 @@ async def test_every_request_is_observed(server):
     async with api.Client(credentials, observe=lambda *asked: seen.append(asked)) as made:
         await made.create("v1", "pods", "ns", {"kind": "Pod"})
         await made.patch("v1", "pods", "ns", "p", {}, subresource="status")
+        await made.patch("v1", "pods", "ns", "p", {}, dry_run=True)
     assert seen == [
         ("POST", "/api/v1/namespaces/ns/pods"),
         ("PATCH", "/api/v1/namespaces/ns/pods/p/status"),
+        ("DRY-RUN", "/api/v1/namespaces/ns/pods/p"),
     ]

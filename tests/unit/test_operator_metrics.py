@@ -16,6 +16,7 @@ def count(verb, resource):
         ("GET", "/api/v1/namespaces/ns/pods", "list", "pods"),
         ("GET", "/api/v1/namespaces/ns/pods/p", "get", "pods"),
         ("WATCH", "/api/v1/pods", "watch", "pods"),
+        ("DRY-RUN", "/api/v1/namespaces/ns/pods", "dry-run", "pods"),
         ("GET", "/api/v1/namespaces/ns", "get", "namespaces"),
         ("POST", "/apis/batch/v1/namespaces/ns/jobs", "create", "jobs"),
         ("DELETE", "/apis/batch/v1/namespaces/ns/jobs/j", "delete", "jobs"),

@@ -96,7 +96,7 @@ class Client:
         Args:
             credentials: where the server is and who asks.
             user_agent: name of the program, also as the manager of fields.
-            observe: told the method (or `WATCH`) and the path of every request that is sent.
+            observe: told method (or `WATCH`, `DRY-RUN`) and path of every request that is sent.
         """
         self.credentials = credentials
         self._user_agent = user_agent
@@ -310,7 +310,7 @@ class Client:
             data = msgspec.json.encode(body)
             headers["Content-Type"] = content_type or "application/json"
         limits = aiohttp.ClientTimeout(total=timeout)
-        self._observe(method, path)
+        self._observe("DRY-RUN" if query and query.get("dryRun") else method, path)
         try:
             async with self._open().request(
                 method, self._url(path, query), data=data, headers=headers, timeout=limits

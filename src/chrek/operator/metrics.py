@@ -49,6 +49,7 @@ VERBS = {
     "PATCH": "patch",
     "DELETE": "delete",
     "WATCH": "watch",
+    "DRY-RUN": "dry-run",
 }
 
 
@@ -62,7 +63,7 @@ def requested(method: str, path: str) -> None:
     """Count one request to the API server.
 
     Args:
-        method: of HTTP, or `WATCH`.
+        method: of HTTP, or `WATCH`, or `DRY-RUN` for what the server only checks.
         path: of the URL.
     """
     resource, named = _resource(path)
