@@ -83,6 +83,10 @@ webhookName: {{ include "chrek.webhook.configurationName" . }}
 webhookServiceName: {{ include "chrek.webhook.serviceName" . }}
 certificateSecretName: {{ include "chrek.webhook.secretName" . }}
 agentServiceAccountName: {{ include "chrek.agent.name" . }}
+deletionJobPath: /etc/chrek/deletion-job.yaml
+platform:
+  graphs: {{ $operator.platform.graphs }}
+  checkpoints: {{ $operator.platform.checkpoints }}
 webhookPort: 9443
 httpPort: 8089
 agentWaitSeconds: {{ $operator.agentWaitSeconds | int }}
