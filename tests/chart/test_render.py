@@ -66,6 +66,42 @@ def test_the_programs_load_their_configuration(documents, tmp_path):
     assert [port["containerPort"] for port in ports] == [operator.httpPort, operator.webhookPort]
 
 
+def test_the_operator_makes_deletion_jobs_that_agents_could_be(documents, tmp_path):
+    """The template is where the operator looks, and its pod finds configuration and store."""
+    deployments = rendered.of_kind(documents, "Deployment")
+    if not deployments:
+        return
+    (found,) = rendered.maps_with(documents, "deletion-job.yaml")
+    write(tmp_path, found)
+    operator = config.load(tmp_path / "operator.yaml", config.OperatorConfig)
+    path = pathlib.Path(operator.deletionJobPath)
+    pod = deployments[0]["spec"]["template"]["spec"]
+    (mount,) = [m for m in pod["containers"][0]["volumeMounts"] if m["name"] == "config"]
+    (volume,) = [v for v in pod["volumes"] if v["name"] == "config"]
+    assert str(path.parent) == mount["mountPath"]
+    assert {"key": path.name, "path": path.name} in volume["configMap"]["items"]
+    job = yaml.safe_load(found["data"][path.name])
+    assert job["kind"] == "Job"
+    assert "name" not in job["metadata"]
+    (daemon_set,) = rendered.of_kind(documents, "DaemonSet")
+    agent = daemon_set["spec"]["template"]["spec"]
+    deletion = job["spec"]["template"]["spec"]
+    (container,) = deletion["containers"]
+    assert deletion["serviceAccountName"] == operator.agentServiceAccountName
+    for field in ("tolerations", "nodeSelector", "affinity", "imagePullSecrets"):
+        assert deletion.get(field) == agent.get(field), field
+    mounts = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
+    assert mounts == {"config": "/etc/chrek", "store": operator.storage.pvc.basePath}
+    volumes = {v["name"]: v for v in agent["volumes"]}
+    assert [volumes[v["name"]] for v in deletion["volumes"]] == deletion["volumes"]
+    assert "hostPID" not in deletion
+    context = container["securityContext"]
+    assert context["runAsUser"] == 0, "the store's files are root's"
+    assert "privileged" not in context
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert context["allowPrivilegeEscalation"] is False
+
+
 def test_the_hooks_load_their_configuration(documents, tmp_path):
     maps = rendered.maps_with(documents, "hooks.yaml")
     if not rendered.of_kind(documents, "Job"):
@@ -77,6 +113,8 @@ def test_the_hooks_load_their_configuration(documents, tmp_path):
     for index, raw in enumerate(loaded.identities):
         identity.parse(raw, f"identities[{index}]")
     assert loaded.allowed_unavailable(10) >= 0
+    pods = [rendered.name(d) for d in rendered.of_kind(documents, "Pod")]
+    assert [loaded.testPodName] == (pods or [""])
     daemon_sets = rendered.of_kind(documents, "DaemonSet")
     assert [loaded.agentName] == ([rendered.name(d) for d in daemon_sets] or [""])
     pod = settings.load_pod(tmp_path / "agent-pod.yaml")

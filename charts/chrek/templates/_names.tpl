@@ -64,6 +64,10 @@
 {{- include "chrek.fullname" . }}-test
 {{- end -}}
 
+{{- define "chrek.test.podName" -}}
+{{- include "chrek.test.name" . }}-round-trip
+{{- end -}}
+
 {{/* The claim of the store. */}}
 {{- define "chrek.claimName" -}}
 {{- .Values.storage.pvc.existingClaim | default .Values.storage.pvc.name -}}

@@ -35,6 +35,8 @@ class HooksConfig(
 
     apiVersion: Literal["chrek.nvidia.com/v1alpha1"]
     helmRelease: str
+    release: str
+    """`<namespace>-<fullname>`: the first part of names that the release makes."""
     namespace: str
     watchNamespaces: list[str]
     crds: list[str]
@@ -48,6 +50,8 @@ class HooksConfig(
     operatorLabels: dict[str, str]
     """Labels that select the operator's pods."""
     webhookName: str
+    testPodName: str
+    """What `helm test` runs; empty when the release has none."""
     identitiesName: str
     identities: list[dict[str, Any]]
     timeoutSeconds: int

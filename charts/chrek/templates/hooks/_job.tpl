@@ -9,9 +9,10 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- define "chrek.hook.before" -}}pre-install,pre-upgrade,pre-rollback{{- end -}}
 {{- define "chrek.hook.after" -}}post-install,post-upgrade,post-rollback{{- end -}}
 {{- define "chrek.hook.upgrade" -}}pre-upgrade,pre-rollback{{- end -}}
-{{- define "chrek.hook.always" -}}{{ include "chrek.hook.before" . }},{{ include "chrek.hook.after" . }}{{- end -}}
+{{- define "chrek.hook.always" -}}{{ include "chrek.hook.before" . }},{{ include "chrek.hook.after" . }},pre-delete{{- end -}}
 
-{{/* A hook Job. Call with a dict: root, name, events, program, deadline, and crds for their mount. */}}
+{{/* A hook Job. Call with a dict: root, name, events, program, deadline; crds for their mount, and log
+for when helm shows what it said. */}}
 {{- define "chrek.hook.job" -}}
 {{- $hook := . -}}
 {{- with .root -}}
@@ -24,7 +25,7 @@ metadata:
     {{- include "chrek.labels" (list . "hooks") | nindent 4 }}
   annotations:
     {{- include "chrek.hook.annotations" (list $hook.events 0) | nindent 4 }}
-    helm.sh/hook-output-log-policy: hook-failed
+    helm.sh/hook-output-log-policy: {{ $hook.log | default "hook-failed" }}
 spec:
   backoffLimit: 0
   activeDeadlineSeconds: {{ $hook.deadline }}
