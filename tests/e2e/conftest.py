@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 import shutil
 import sys
 from collections.abc import Generator, Iterator
@@ -44,14 +45,12 @@ def here(live: cluster.Cluster) -> place.Place:
     live.apply(namespace(setup.NAMESPACE), namespace(STRICT, restricted=True), namespace="default")
     # A tainted node or a late one that an interrupted run left would change what follows.
     live.kubectl("taint", "nodes", "--all", "chrek.test/no-agent-", check=False)
-    setup.install(
-        live,
-        values={
-            "storage.pvc.size": json.dumps("20Gi"),
-            "dynamo-operator.watchNamespaces": json.dumps([setup.NAMESPACE, STRICT]),
-        },
-    )
-    found = place.Place(live, setup.NAMESPACE)
+    values = {
+        "storage.pvc.size": json.dumps("20Gi"),
+        "dynamo-operator.watchNamespaces": json.dumps([setup.NAMESPACE, STRICT]),
+    }
+    setup.install(live, values=values)
+    found = place.Place(live, setup.NAMESPACE, values)
     found.clean()
     # What no DynamoCheckpoint names any more, so that tests find only what they made.
     for left in found.volume().iterdir():
@@ -87,6 +86,18 @@ def counter(here: place.Place) -> tiny.Worker:
     """A tiny worker whose checkpoint is Ready, captured on n1."""
     worker = tiny.Worker("tiny/counter")
     here.capture(worker, node="n1")
+    return worker
+
+
+@pytest.fixture
+def fragile(here: place.Place) -> tiny.Worker:
+    """A tiny worker with a Ready checkpoint that a test may damage: it is made again."""
+    worker = tiny.Worker("tiny/fragile")
+    if here.live.get(here.checkpoint_path(worker.hash)) is None:
+        here.capture(worker)
+    # The operator may not have heard of the last damage yet; whatever is there is made again.
+    here.retry(worker.hash, secrets.token_hex(4))
+    here.wait_phase(worker.hash, "Ready")
     return worker
 
 

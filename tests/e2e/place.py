@@ -20,6 +20,8 @@ class Place:
 
     live: cluster.Cluster
     namespace: str
+    values: dict[str, str] = dataclasses.field(default_factory=dict)
+    """What the chart was installed with."""
 
     def checkpoint_path(self, name: str) -> str:
         return f"{example.GROUP}/namespaces/{self.namespace}/dynamocheckpoints/{name}"
@@ -55,6 +57,97 @@ class Place:
             timeout=timeout,
         )
         return found
+
+    def settled(self, name: str, *, timeout: float = 60) -> Object:
+        """The checkpoint once it is Ready or Failed."""
+
+        def ended() -> Object | None:
+            found = self.checkpoint(name)
+            return found if example.phase(found) in ("Ready", "Failed") else None
+
+        found: Object = cluster.wait_until(
+            ended, lambda: f"checkpoint {name} ends: {self.checkpoint(name)}", timeout=timeout
+        )
+        return found
+
+    def wait_reason(self, name: str, reason: str, *, timeout: float = 60) -> Object:
+        """The checkpoint once its condition Ready gives this reason."""
+
+        def given() -> Object | None:
+            found = self.checkpoint(name)
+            ready = condition(found, "Ready")
+            return found if ready.get("reason") == reason else None
+
+        found: Object = cluster.wait_until(
+            given, lambda: f"{name} is {reason}: {self.checkpoint(name)['status']}", timeout=timeout
+        )
+        return found
+
+    def retry(self, name: str, value: str) -> None:
+        """Have a Failed or Suspect checkpoint made again, as a user would; returns when noted."""
+        self.live.kubectl(
+            "annotate", "dckpt", name, f"chrek.nvidia.com/retry={value}", "--overwrite",
+            f"--namespace={self.namespace}",
+        )  # fmt: skip
+        cluster.wait_until(
+            lambda: self.checkpoint(name)["status"].get("retried") == value,
+            lambda: f"the operator has seen it: {self.checkpoint(name)}",
+            timeout=20,
+        )
+
+    def remove(self, *objects: str, timeout: float = 60) -> None:
+        """Delete objects, such as `dckpt/x`, and wait until they are gone."""
+        here = f"--namespace={self.namespace}"
+        self.live.kubectl(
+            "delete", here, *objects, "--ignore-not-found", f"--timeout={timeout:.0f}s",
+            timeout=timeout + 10,
+        )  # fmt: skip
+
+    def forget(self, worker: tiny.Worker) -> None:
+        """Delete a worker's checkpoint with its artifacts."""
+        self.remove(f"dckpt/{worker.hash}")
+
+    def graph(self, name: str) -> Object:
+        path = f"{example.GROUP}/namespaces/{self.namespace}/dynamographdeployments/{name}"
+        found = self.live.get(path)
+        assert found is not None, f"there is no DynamoGraphDeployment {name}"
+        return found
+
+    def service(self, graph: str) -> Object:
+        """Status of the one service of a tiny graph; empty before there is one."""
+        found: Object = self.graph(graph).get("status", {}).get("services", {}).get("Worker", {})
+        return found
+
+    def pods_of(self, selector: str) -> list[Object]:
+        """Pods that match a label selector and are not being deleted, oldest first."""
+        text = selector.replace("=", "%3D").replace(",", "%2C").replace("/", "%2F")
+        listed = self.live.items(f"{pods.path(self.namespace)}?labelSelector={text}")
+        alive = [pod for pod in listed if "deletionTimestamp" not in pod["metadata"]]
+        return sorted(alive, key=lambda pod: str(pod["metadata"]["creationTimestamp"]))
+
+    def graph_pods(self, graph: str) -> list[Object]:
+        return self.pods_of(f"nvidia.com/dynamo-graph-deployment-name={graph}")
+
+    def ready_pods(self, selector: str, count: int, *, timeout: float = 60) -> list[Object]:
+        """So many Ready pods that match a selector, oldest first."""
+
+        def enough() -> list[Object] | None:
+            found = [pod for pod in self.pods_of(selector) if pods.is_ready(pod)]
+            return found if len(found) >= count else None
+
+        def what() -> str:
+            found = [
+                pods.describe(self.live, self.namespace, pods.name(pod))
+                for pod in self.pods_of(selector)
+            ]
+            return f"{count} Ready pods of {selector}\n" + "\n".join(found)
+
+        found: list[Object] = cluster.wait_until(enough, what, timeout=timeout)
+        return found
+
+    def scale(self, graph: str, replicas: int) -> None:
+        path = f"{example.GROUP}/namespaces/{self.namespace}/dynamographdeployments/{graph}"
+        self.live.merge(path, {"spec": {"services": {"Worker": {"replicas": replicas}}}})
 
     @contextlib.contextmanager
     def pod(self, wanted: Object, *, timeout: float = 60) -> Iterator[Object]:
@@ -115,6 +208,12 @@ class Place:
         """The folder of the newest artifact of a Ready checkpoint."""
         newest = example.variant(self.checkpoint(name))
         return self.volume() / name / str(newest["name"]) / str(newest["uuid"])
+
+
+def condition(item: Object, kind: str) -> Object:
+    """A condition of an object's status; empty without one."""
+    found = (item.get("status") or {}).get("conditions") or []
+    return next((one for one in found if one["type"] == kind), {})
 
 
 def restored(pod: Object) -> Object:

@@ -43,33 +43,33 @@ def test_the_checkpoint_is_not_ready(here: place.Place) -> None:
     here.live.kubectl("delete", "dckpt", worker.hash, f"--namespace={here.namespace}")
 
 
-def test_one_byte_of_memory_was_flipped(here: place.Place, counter: tiny.Worker) -> None:
-    pages = fault.largest_pages(here.artifact(counter.hash))
+def test_one_byte_of_memory_was_flipped(here: place.Place, fragile: tiny.Worker) -> None:
+    pages = fault.largest_pages(here.artifact(fragile.hash))
     with fault.flipped_byte(pages, pages.stat().st_size // 2):
-        serves_cold(here, counter.pod("flipped-memory"), {"ArtifactCorrupt"})
+        serves_cold(here, fragile.pod("flipped-memory"), {"ArtifactCorrupt"})
 
 
 @pytest.mark.heavy
-def test_one_byte_of_an_image_was_flipped(here: place.Place, counter: tiny.Worker) -> None:
-    core = next(here.artifact(counter.hash).glob("criu/core-*.img"))
+def test_one_byte_of_an_image_was_flipped(here: place.Place, fragile: tiny.Worker) -> None:
+    core = next(here.artifact(fragile.hash).glob("criu/core-*.img"))
     with fault.flipped_byte(core, core.stat().st_size // 2):
-        serves_cold(here, counter.pod("flipped-image"), {"ArtifactCorrupt"})
+        serves_cold(here, fragile.pod("flipped-image"), {"ArtifactCorrupt"})
 
 
-def test_the_page_file_is_missing(here: place.Place, counter: tiny.Worker) -> None:
-    with fault.missing(fault.largest_pages(here.artifact(counter.hash))):
-        serves_cold(here, counter.pod("missing-pages"), {"ArtifactMissing"})
+def test_the_page_file_is_missing(here: place.Place, fragile: tiny.Worker) -> None:
+    with fault.missing(fault.largest_pages(here.artifact(fragile.hash))):
+        serves_cold(here, fragile.pod("missing-pages"), {"ArtifactMissing"})
 
 
 @pytest.mark.heavy
-def test_the_manifest_is_missing(here: place.Place, counter: tiny.Worker) -> None:
-    with fault.missing(here.artifact(counter.hash) / "manifest.json"):
-        serves_cold(here, counter.pod("missing-manifest"), {"ArtifactMissing"})
+def test_the_manifest_is_missing(here: place.Place, fragile: tiny.Worker) -> None:
+    with fault.missing(here.artifact(fragile.hash) / "manifest.json"):
+        serves_cold(here, fragile.pod("missing-manifest"), {"ArtifactMissing"})
 
 
-def test_the_digest_in_status_differs(here: place.Place, counter: tiny.Worker) -> None:
-    with fault.digest_in_status(here, counter.hash, "sha256:" + "0" * 64):
-        serves_cold(here, counter.pod("other-digest"), {"DigestMismatch"})
+def test_the_digest_in_status_differs(here: place.Place, fragile: tiny.Worker) -> None:
+    with fault.digest_in_status(here, fragile.hash, "sha256:" + "0" * 64):
+        serves_cold(here, fragile.pod("other-digest"), {"DigestMismatch"})
 
 
 @pytest.mark.parametrize("policy", ["Always", "Never"])

@@ -91,19 +91,27 @@ def test_three_container_restarts_are_warm(here: place.Place, counter: tiny.Work
         place.assert_warm(here.live, pod)
 
 
+@pytest.fixture(scope="module")
+def mortal(here: place.Place) -> tiny.Worker:
+    """A worker of its own: one that dies soon after restores makes its artifact suspect."""
+    worker = tiny.Worker("tiny/mortal")
+    here.capture(worker)
+    return worker
+
+
 @pytest.mark.parametrize("code", [0, 42])
 def test_the_exit_code_of_a_restored_worker_is_the_containers(
-    here: place.Place, counter: tiny.Worker, code: int
+    here: place.Place, mortal: tiny.Worker, code: int
 ) -> None:
-    wanted = counter.pod(f"exits-{code}", node="n2", restartPolicy="Never")
+    wanted = mortal.pod(f"exits-{code}", node="n2", restartPolicy="Never")
     with here.pod(wanted) as pod:
         place.assert_warm(here.live, pod)
         exit_worker(here, pod, code)
         assert ended(here, pod)["exitCode"] == code
 
 
-def test_a_killed_worker_gives_137(here: place.Place, counter: tiny.Worker) -> None:
-    with here.pod(counter.pod("killed", node="n1", restartPolicy="Never")) as pod:
+def test_a_killed_worker_gives_137(here: place.Place, mortal: tiny.Worker) -> None:
+    with here.pod(mortal.pod("killed", node="n1", restartPolicy="Never")) as pod:
         worker = pods.state(here.live, pod).pid
         here.exec(pod, "sh", "-c", f"kill -KILL {worker}")
         assert ended(here, pod)["exitCode"] == 137

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from e2e import place, tiny
 from showcase import cluster, setup
 
@@ -35,6 +37,25 @@ def test_pods_start_cold_without_chrek(here: place.Place) -> None:
     """Pods that ask for a checkpoint start as if chrek had never been there."""
     with here.pod(tiny.Worker("tiny/counter").pod("without-chrek")) as pod:
         assert "initContainers" not in pod["spec"]
+
+
+def test_a_namespace_with_checkpoints_can_be_deleted(here: place.Place) -> None:
+    """Nothing that the release put on objects holds them back when it is gone."""
+    names = here.live.kubectl(
+        "get", "dckpt", f"--namespace={here.namespace}", "-o",
+        "jsonpath={range .items[*]}{.metadata.finalizers}{end}",
+    )  # fmt: skip
+    assert "nvidia.com/chrek" not in names
+    begin = time.monotonic()
+    here.live.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": "to-be-deleted"}},
+        namespace="default",
+    )
+    there = place.Place(here.live, "to-be-deleted")
+    worker = tiny.Worker("tiny/never-captured")
+    here.live.apply(worker.checkpoint(), worker.graph("never"), namespace=there.namespace)
+    here.live.kubectl("delete", "namespace", there.namespace, "--timeout=60s")
+    assert time.monotonic() - begin < 60
 
 
 def test_installing_again_finds_the_checkpoints(here: place.Place) -> None:

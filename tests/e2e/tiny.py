@@ -7,6 +7,7 @@ when asked for /exit/N.
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from showcase import setup
 Object = dict[str, Any]
 
 SOURCE = """
-import http.server, json, os, secrets, signal, socket, sys, time
+import http.server, json, os, secrets, signal, socket, sys, threading, time
 ballast = os.urandom(int(sys.argv[1]) << 20)
 delay = float(sys.argv[2])
 for link, target in zip(sys.argv[3::2], sys.argv[4::2]):
@@ -44,6 +45,12 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, *args):
         if self.path != '/health':
             print('asked', self.path, 'counter', counter, flush=True)
+def watch():
+    while not os.path.exists(os.environ['DIES']):
+        time.sleep(0.1)
+    os._exit(3)
+if os.environ.get('DIES'):
+    threading.Thread(target=watch, daemon=True).start()
 signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
 time.sleep(delay)
 print('tiny worker starts', nonce, flush=True)
@@ -66,6 +73,8 @@ class Worker:
             with `text:` is the content of a plain file instead.
         volumes: mount path -> name of an emptyDir.
         serves: whether the readiness probe can ever pass.
+        image: repository of the image; any of ours that holds Python.
+        dies: path of a file; a worker that sees it exits, within a tenth of a second.
     """
 
     model: str
@@ -74,6 +83,8 @@ class Worker:
     links: Sequence[tuple[str, str]] = ()
     volumes: Mapping[str, str] = dataclasses.field(default_factory=dict)
     serves: bool = True
+    image: str = "chrek"
+    dies: str = ""
 
     @property
     def identity(self) -> dict[str, str]:
@@ -87,9 +98,10 @@ class Worker:
         arguments = [str(self.ballast), str(self.delay)]
         return {
             "name": "main",
-            "image": setup.image("chrek"),
+            "image": setup.image(self.image),
             "command": ["python3", "-c", SOURCE],
             "args": [*arguments, *(part for link in self.links for part in link)],
+            "env": [{"name": "DIES", "value": self.dies}] if self.dies else [],
             "ports": [{"containerPort": 8001}],
             "readinessProbe": {
                 "httpGet": {"path": "/health", "port": 8001 if self.serves else 9},
@@ -132,6 +144,37 @@ class Worker:
             "kind": "Pod",
             "metadata": {"name": name, "annotations": {OPT_IN: reference or self.hash}},
             "spec": {**self.spec(), **selector, **more},
+        }
+
+    def template(self, **labels: str) -> Object:
+        """A pod template that carries the identity: its checkpoint is made from the pods."""
+        annotations = {"nvidia.com/chrek-identity": json.dumps(self.identity)}
+        return {"metadata": {"labels": labels, "annotations": annotations}, "spec": self.spec()}
+
+    def graph(
+        self, name: str, section: Object | None = None, *, replicas: int = 1, node: str = ""
+    ) -> Object:
+        """A DynamoGraphDeployment of one service; `section` is added to its checkpoint section."""
+        spec = self.spec()
+        if node:
+            spec["nodeSelector"] = {"kubernetes.io/hostname": node}
+        main = spec.pop("containers")[0]
+        main.pop("name")
+        asked = section or {}
+        known = {} if "checkpointRef" in asked else {"identity": self.identity}
+        return {
+            "apiVersion": "nvidia.com/v1alpha1",
+            "kind": "DynamoGraphDeployment",
+            "metadata": {"name": name},
+            "spec": {
+                "services": {
+                    "Worker": {
+                        "replicas": replicas,
+                        "extraPodSpec": {**spec, "mainContainer": main},
+                        "checkpoint": {"enabled": True, **known, **asked},
+                    }
+                }
+            },
         }
 
     def checkpoint(self, *, node: str = "", backoff: int = 2) -> Object:

@@ -29,6 +29,7 @@ from chrek.operator import (
 Object = dict[str, Any]
 
 MAX_VARIANTS = 4
+INCOMPLETE_SECONDS = 5.0
 REMAKE_SECONDS = 30
 """A lost artifact is made again after so long: whatever lost it may still be at work."""
 
@@ -42,6 +43,7 @@ class World:
         pods_of: pods of a Job by its UID, oldest first.
         workers: pods that opted in, oldest first.
         wanted: what should be captured; the object's own template first, when it has one.
+        complete: whether `wanted` is all; False while graphs are still to be looked at.
         where: the artifacts of the namespace.
         now: the time, in UTC.
     """
@@ -52,6 +54,7 @@ class World:
     wanted: Sequence[templates.Wanted]
     where: place.Place
     now: datetime.datetime
+    complete: bool = True
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -107,9 +110,12 @@ def _take_retry(checkpoint: Mapping[str, Any], status: Object) -> None:
     if not asked or asked == status.get("retried", ""):
         return
     status["retried"] = asked
-    status["captures"] = [
-        entry for entry in summary.entries(status) if entry["phase"] != names.Phase.FAILED
-    ]
+    # Paths of lost artifacts are deleted now: somebody has looked.
+    failed = [e for e in summary.entries(status) if e["phase"] == names.Phase.FAILED]
+    status["captures"] = [e for e in summary.entries(status) if e not in failed]
+    lost = {path for entry in failed for path in entry.get("lost") or []}
+    if lost:
+        status["garbage"] = sorted({*(status.get("garbage") or []), *lost})
     variants = status.get("variants") or []
     _drop(status, [one for one in variants if one.get("suspect")])
 
@@ -135,7 +141,8 @@ def _look(
         start = evidence.lost(one, world.workers)
         if start is None:
             continue
-        _drop(status, [one])
+        # Its files stay until there is another: one node's word deletes nothing.
+        status["variants"] = [v for v in status["variants"] if v["uuid"] != one["uuid"]]
         remade = int((entries.get(one["name"]) or {}).get("remade", 0))
         text = f"the artifact was lost: {start.reason}: {start.message}"
         wanted = next((w for w in world.wanted if w.variant == one["name"]), None)
@@ -152,6 +159,7 @@ def _look(
             message=f"{text}; it is made again",
             reason=start.reason,
         )
+        entry["lost"] = sorted({f"{one['name']}/{one['uuid']}", *_lost(entries, one["name"])})
         if remade or not auto:
             again = (
                 "it was made again once already" if remade else "it was not made by chrek itself"
@@ -160,6 +168,11 @@ def _look(
             entry = captures.moved(entry, names.Phase.FAILED, reason=start.reason, message=text)
         entries[one["name"]] = entry
     return list(status["variants"])
+
+
+def _lost(entries: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
+    """Artifacts of a variant that were lost and whose files are still there."""
+    return list((entries.get(name) or {}).get("lost") or [])
 
 
 def _step(
@@ -173,7 +186,9 @@ def _step(
     actions: list[tuple[captures.Action, str]] = []
     again: list[float] = []
     usable = {one["name"] for one in variants}
-    wanted = {one.variant: one for one in reversed(world.wanted)}
+    wanted: dict[str, templates.Wanted] = {}
+    for one in world.wanted:
+        wanted.setdefault(one.variant, one)
     for name, one in wanted.items():
         if name not in usable:
             entries[name] = _entry(checkpoint, status, entries, one, len(usable & wanted.keys()))
@@ -183,6 +198,9 @@ def _step(
             _settle(entries, name)
             continue
         if name not in wanted and entry["phase"] != names.Phase.CREATING:
+            if not world.complete:
+                again.append(INCOMPLETE_SECONDS)
+                continue
             # Nobody asks for it any more.
             _abandon(entries, name, world, actions)
             continue
@@ -211,9 +229,11 @@ def _entry(
     """The entry of a variant that is wanted and not there."""
     digest = one.digest()
     entry = entries.get(one.variant)
-    if entry and entry["phase"] == names.Phase.FAILED and entry.get("template") == digest:
-        return entry
+    if entry and entry["phase"] == names.Phase.FAILED and entry.get("template", digest) == digest:
+        return {**entry, "template": digest}
     fresh = entry is None or entry["phase"] in (names.Phase.FAILED, names.Phase.READY)
+    if entry and entry["phase"] == names.Phase.PENDING and entry.get("template", digest) != digest:
+        fresh = True  # What could not start, for want of resources say, may have been corrected.
     full = (entry or {}).get("reason") == names.Reason.TOO_MANY_VARIANTS
     if entry is not None and not fresh and not full and entry.get("attempt"):
         return entry
@@ -237,6 +257,8 @@ def _entry(
         remade=remade,
         not_before=(waiting or {}).get("notBefore", ""),
     )
+    if lost := _lost(entries, one.variant):
+        made["lost"] = lost
     if worker:
         text = "waiting for a Ready pod that opted in and started cold"
         reason = names.Reason.WAITING_FOR_WORKER
@@ -331,6 +353,8 @@ def _add(
         key=lambda v: (v["name"] in keep, v.get("lastRestoredAt") or v.get("createdAt") or ""),
     )
     status["variants"] = [variant, *others]
+    if lost := entry.get("lost"):
+        status["garbage"] = sorted({*(status.get("garbage") or []), *lost})
     _drop(status, spare[: max(0, len(others) + 1 - MAX_VARIANTS)])
     status["createdAt"] = created
     status["location"] = world.where.location(status["identityHash"])

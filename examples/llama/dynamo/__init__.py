@@ -1,0 +1,1 @@
+"""So that `python3 -m dynamo.vllm`, the command of the guides, finds the example server."""

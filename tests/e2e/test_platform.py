@@ -1,0 +1,119 @@
+"""Beside a platform that owns the CRDs and makes the pods of graphs: a stand-in for Dynamo's."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from e2e import place, tiny
+from showcase import example, setup
+
+Object = dict[str, Any]
+
+CRDS = Path(__file__).with_name("platform_crds.yaml")
+LABEL = "nvidia.com/dynamo-graph-deployment-name"
+
+
+def swap(here: place.Place, folder: Path) -> None:
+    """Whoever writes the CRDs last owns them."""
+    here.live.kubectl("replace", "-f", os.fspath(folder))
+    names = ("dynamocheckpoints.nvidia.com", "dynamographdeployments.nvidia.com")
+    for name in names:
+        here.live.kubectl("wait", "--for=condition=Established", f"crd/{name}")
+
+
+@pytest.fixture(scope="module", params=["chrek first", "platform first"])
+def beside(here: place.Place, request: pytest.FixtureRequest) -> Iterator[place.Place]:
+    """chrek and the platform, in both orders of installation."""
+    here.clean()
+    if request.param == "platform first":
+        here.live.helm("uninstall", setup.RELEASE, f"--namespace={here.namespace}", "--wait")
+    swap(here, CRDS)
+    if request.param == "platform first":
+        setup.install(here.live, values=here.values)
+    # Its look at the CRDs comes once a minute; a person would wait, a test restarts it.
+    here.live.kubectl(
+        "rollout", "restart", "deployment/chrek-operator", f"--namespace={here.namespace}"
+    )
+    here.live.kubectl(
+        "rollout", "status", "deployment/chrek-operator", f"--namespace={here.namespace}",
+        "--timeout=90s",
+    )  # fmt: skip
+    yield here
+    here.clean()
+    swap(here, setup.CHART / "crds")
+    here.live.kubectl(
+        "rollout", "restart", "deployment/chrek-operator", f"--namespace={here.namespace}"
+    )
+    here.live.kubectl(
+        "rollout", "status", "deployment/chrek-operator", f"--namespace={here.namespace}",
+        "--timeout=90s",
+    )  # fmt: skip
+
+
+def platforms_pods(worker: tiny.Worker, graph: str, replicas: int) -> Object:
+    """The Deployment that the platform's operator makes of a graph: its names, its labels."""
+    labels = {LABEL: graph, "nvidia.com/dynamo-component": "Worker"}
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": {"name": f"{graph}-by-the-platform"},
+        "spec": {
+            "replicas": replicas,
+            "selector": {"matchLabels": labels},
+            "template": {"metadata": {"labels": labels}, "spec": worker.spec()},
+        },
+    }
+
+
+def test_the_platforms_pods_are_captured_and_restored(beside: place.Place) -> None:
+    worker = tiny.Worker("tiny/platform")
+    beside.live.apply(worker.graph("theirs"), namespace=beside.namespace)
+    beside.live.apply(platforms_pods(worker, "theirs", 1), namespace=beside.namespace)
+    first = beside.ready_pods(f"{LABEL}=theirs", 1)[0]
+    place.assert_cold(beside.live, first, {"CheckpointNotFound", "CheckpointNotReady"})
+    found = beside.wait_phase(worker.hash, "Ready")
+    # The CRD drops what chrek keeps in the status, so that is kept elsewhere.
+    assert "variants" not in found["status"]
+    state = json.loads(found["metadata"]["annotations"]["nvidia.com/chrek-state"])
+    assert len(state["variants"]) == 1
+    beside.live.apply(platforms_pods(worker, "theirs", 2), namespace=beside.namespace)
+    second = beside.ready_pods(f"{LABEL}=theirs", 2)[-1]
+    place.assert_warm(beside.live, second)
+    made = beside.live.kubectl(
+        "get", "deployments", f"--namespace={beside.namespace}", "-o", "name", "-l", LABEL
+    )
+    assert not made.strip(), "chrek makes no Deployment"
+    assert not beside.graph("theirs").get("status"), "and writes no status"
+    beside.remove("dgd/theirs", "deployment/theirs-by-the-platform")
+    beside.forget(worker)
+
+
+def test_a_checkpoint_that_the_platform_took_on_is_left_alone(beside: place.Place) -> None:
+    worker = tiny.Worker("tiny/taken-on")
+    wanted = worker.checkpoint()
+    wanted["metadata"]["finalizers"] = ["dynamo.nvidia.com/checkpoint"]
+    beside.live.apply(wanted, namespace=beside.namespace)
+    path = beside.checkpoint_path(worker.hash)
+    # Another checkpoint goes all the way meanwhile: the operator has seen this one for long.
+    other = tiny.Worker("tiny/not-taken-on")
+    beside.capture(other)
+    found = beside.checkpoint(worker.hash)
+    assert not example.phase(found)
+    assert found["metadata"]["finalizers"] == ["dynamo.nvidia.com/checkpoint"]
+    beside.live.merge(path, {"metadata": {"finalizers": None}})
+    beside.forget(worker)
+    beside.forget(other)
+
+
+def test_the_crds_stay_the_platforms(beside: place.Place) -> None:
+    setup.install(beside.live, values=beside.values)
+    for name in ("dynamocheckpoints.nvidia.com", "dynamographdeployments.nvidia.com"):
+        crd = beside.live.get(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}")
+        assert crd is not None
+        assert crd["metadata"]["labels"] == {"app.kubernetes.io/part-of": "another-platform"}
