@@ -1,8 +1,8 @@
 """The status of a DynamoCheckpoint, wherever it stands.
 
 A CRD of another chart knows a few of our status fields and drops the others. The operator then
-writes the whole status into an annotation as well, and everybody reads it through `status_of`.
-The annotation counts only while the status itself says nothing of artifacts.
+writes the whole status into an annotation as well, and everybody reads it through `status_of`. An
+older CRD of ours, where the operator was upgraded without it, is treated in the same way.
 """
 
 from __future__ import annotations
@@ -52,17 +52,16 @@ class _State(msgspec.Struct, rename="camel"):
 
 
 def status_of(item: Mapping[str, Any]) -> Object:
-    """The status of a DynamoCheckpoint: its own, else with the annotation's over it.
+    """The status of a DynamoCheckpoint: its own, with the annotation's over it.
 
-    An annotation that cannot be read, or that names a variant or an artifact as no path can be
-    named, is ignored.
+    The annotation counts when what the status says of artifacts, if anything, is what a server
+    left of it: else it is a leftover. One that cannot be read, or that names a variant or an
+    artifact as no path can be named, is ignored.
 
     Args:
         item: the object.
     """
     status: Object = dict(item.get("status") or {})
-    if "variants" in status or "captures" in status:
-        return status
     text = annotation_of(item)
     if not text:
         return status
@@ -75,7 +74,18 @@ def status_of(item: Mapping[str, Any]) -> Object:
     parts += [capture.variant for capture in state.captures]
     if not all(_PATH_PART.fullmatch(part) for part in parts):
         return status
-    return {**status, **found}
+    own = {key: status[key] for key in ("variants", "captures") if key in status}
+    return {**status, **found} if _is_left_of(own, found) else status
+
+
+def _is_left_of(kept: object, whole: object) -> bool:
+    """Whether fields were dropped of something, and nothing else was changed."""
+    if isinstance(kept, Mapping) and isinstance(whole, Mapping):
+        return all(key in whole and _is_left_of(kept[key], whole[key]) for key in kept)
+    if isinstance(kept, list) and isinstance(whole, list):
+        pairs = zip(kept, whole, strict=False)
+        return len(kept) == len(whole) and all(_is_left_of(*pair) for pair in pairs)
+    return kept == whole
 
 
 def annotation_of(item: Mapping[str, Any]) -> str:

@@ -21,6 +21,7 @@ class Server:
         metadata = {"name": "n", "namespace": "ns", "resourceVersion": "1"}
         self.item = {"metadata": metadata, "status": status}
         self.kept = kept
+        self.prune = lambda status: {k: v for k, v in status.items() if k in (self.kept or status)}
         self.writes = []
         self.refusal = None
 
@@ -34,9 +35,7 @@ class Server:
         part = {"status": body["status"]} if options["subresource"] else body
         before = self.item
         self.item = state.merged(self.item, part)
-        if self.kept is not None:
-            status = {k: v for k, v in self.item["status"].items() if k in self.kept}
-            self.item = {**self.item, "status": status}
+        self.item = {**self.item, "status": self.prune(self.item["status"])}
         if self.item != before:
             version = str(int(metadata["resourceVersion"]) + 1)
             self.item["metadata"] = {**self.item["metadata"], "resourceVersion": version}
@@ -65,6 +64,18 @@ async def test_what_a_foreign_crd_drops_stands_in_the_annotation():
     assert server.item["status"] == {"phase": "Ready", "identityHash": "5941a4cb3c363457"}
     assert state.status_of(server.item) == NEW
     assert [subresource for _, subresource, _ in server.writes] == ["status", None]
+
+
+async def test_an_older_crd_that_drops_a_field_of_a_variant():
+    server = Server(phase="Creating")
+    prune = {"name", "uuid"}
+    server.prune = lambda status: {
+        **status,
+        "variants": [{k: v for k, v in one.items() if k in prune} for one in status["variants"]],
+    }
+    await server.write(NEW)
+    assert server.item["status"]["variants"] == [{"name": "ab12", "uuid": "c3"}]
+    assert state.status_of(server.item) == NEW
 
 
 async def test_the_annotation_follows_changes_that_the_crd_keeps():

@@ -34,10 +34,23 @@ def changed(**fields):
     return {**FULL, **fields}
 
 
-def test_the_own_status_counts_when_it_tells_of_artifacts():
-    for known in ("variants", "captures"):
-        made = item(FULL, phase="Pending", **{known: []})
-        assert state.status_of(made) == {"phase": "Pending", known: []}
+@pytest.mark.parametrize(
+    "own",
+    [
+        {"captures": [{"variant": "ab12", "phase": "Pending"}]},
+        {"variants": []},
+        {"variants": [{"name": "ab12", "uuid": "another"}]},
+        {"variants": [FULL["variants"][0]], "captures": []},
+    ],
+)
+def test_a_status_that_tells_something_else_of_artifacts_counts(own):
+    made = item(FULL, phase="Pending", **own)
+    assert state.status_of(made) == {"phase": "Pending", **own}
+
+
+def test_artifacts_of_which_a_few_fields_were_dropped():
+    """An older CRD knows variants, but not all that is said of them."""
+    assert state.status_of(item(FULL, variants=[{"name": "ab12", "uuid": "c3-d4"}])) == FULL
 
 
 def test_the_annotation_stands_in_for_what_was_dropped():
