@@ -16,13 +16,11 @@ ELSEWHERE = {
         (
             "chrek.operator.cache",
             "chrek.operator.checkpoints",
-            "chrek.operator.conditions",
             "chrek.operator.controllers",
             "chrek.operator.graphs",
             "chrek.operator.health",
             "chrek.operator.leader",
             "chrek.operator.main",
-            "chrek.operator.results",
         ),
         "tests/cluster/test_operator.py",
     ),

@@ -156,11 +156,13 @@ def _with_job(
     entry: Object, job: Mapping[str, Any], found: Sequence[pods.Pod], now: datetime.datetime
 ) -> Step:
     recorded = _recorded(entry, job)
-    known = {pod["uid"]: pod for pod in entry.get("pods") or [] if pod["uid"] in recorded}
-    known |= {pod.uid: {"name": pod.name, "uid": pod.uid} for pod in found}
+    seen = [{"name": pod.name, "uid": pod.uid} for pod in found]
+    gone = [pod for pod in entry.get("pods") or [] if pod["uid"] in recorded and pod not in seen]
+    known = [*gone, *seen][-MAX_PODS:]
     new = {**entry, "jobUID": job["metadata"]["uid"]}
+    new.pop("pods", None)
     if known:
-        new["pods"] = list(known.values())[-MAX_PODS:]
+        new["pods"] = known
     made = _success(entry, job, found)
     if made:
         return Step(new, made=made)
@@ -175,7 +177,7 @@ def _with_job(
     ended = _ended(job)
     if "Failed" in ended:
         return Step(_failed(new, ended["Failed"], failure))
-    if "Complete" in ended and {pod.uid for pod in found} <= recorded:
+    if "Complete" in ended and {pod.uid for pod in found[-MAX_PODS:]} <= recorded:
         return _missed(new, ended["Complete"], failure, now)
     return Step(_under_way(new, found, failure, tried=len(known)))
 
@@ -194,13 +196,13 @@ def _under_way(
         text = f"{before}pod {alive[-1].name} starts the worker"
         reason = names.Reason.CAPTURING
         return moved(entry, names.Phase.CREATING, reason=reason, message=text)
-    if failure:
-        text = f"attempt {tried} failed: {failure.reason}: {failure.message}"
-        return {**entry, "message": text}
     if not found:
         reason, text = names.Reason.WAITING_FOR_POD, "waiting for the checkpoint job's pod"
         return moved(entry, names.Phase.PENDING, reason=reason, message=text)
-    return entry
+    text = f"pod {found[-1].name} has ended"
+    if failure:
+        text = f"attempt {tried} failed: {failure.reason}: {failure.message}"
+    return moved(entry, names.Phase.CREATING, reason=names.Reason.CAPTURING, message=text)
 
 
 def _missed(
@@ -245,6 +247,7 @@ def from_worker(
     named = entry.get("pods") or []
     alive = {pod.uid: pod for pod in workers}
     failures: list[pods.Result] = []
+    reason: str
     for one in named:
         pod = alive.get(one["uid"])
         if pod and pod.result:
@@ -254,9 +257,13 @@ def from_worker(
     current = alive.get(named[-1]["uid"]) if named else None
     if current and not current.result and not current.deleted and not current.finished:
         return Step(entry)
-    if len(named) > limit and failures:
-        text = f"{len(named)} serving pods could not be captured: {failures[-1].message}"
-        return Step(moved(entry, names.Phase.FAILED, reason=failures[-1].reason, message=text))
+    # Pods that went meanwhile count as well: each attempt has frozen a pod that served.
+    if len(named) > min(limit, MAX_PODS - 1):
+        reason, why = names.Reason.NOT_CAPTURABLE, "they ended before they were"
+        if failures:
+            reason, why = failures[-1].reason, failures[-1].message
+        text = f"{len(named)} serving pods could not be captured: {why}"
+        return Step(moved(entry, names.Phase.FAILED, reason=reason, message=text))
     wait = waits_seconds(entry, now)
     if wait:
         return Step(entry, again_seconds=wait + 0.1)
@@ -265,7 +272,7 @@ def from_worker(
         if pod.uid not in tried and _capturable(pod, entry["variant"]):
             chosen = [*named, {"name": pod.name, "uid": pod.uid}][-MAX_PODS:]
             text = f"serving pod {pod.name} is captured"
-            reason: str = names.Reason.CAPTURING
+            reason = names.Reason.CAPTURING
             new = moved(entry, names.Phase.CREATING, reason=reason, message=text)
             return Step({**new, "pods": chosen})
     text = "waiting for a Ready pod that opted in and started cold"

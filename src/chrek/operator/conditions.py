@@ -50,11 +50,12 @@ def timestamp(now: datetime.datetime) -> str:
 
 
 def parse(text: str | None) -> datetime.datetime | None:
-    """A time as Kubernetes writes it; None when it is none."""
+    """A time as Kubernetes writes it, always with its zone; None when it is none."""
     try:
-        return datetime.datetime.fromisoformat((text or "").replace("Z", "+00:00"))
+        found = datetime.datetime.fromisoformat((text or "").replace("Z", "+00:00"))
     except ValueError:
         return None
+    return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
 
 
 def human(size: int) -> str:

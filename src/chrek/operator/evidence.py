@@ -6,7 +6,6 @@ put into the status of the DynamoCheckpoint.
 
 from __future__ import annotations
 
-import datetime
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,7 +25,7 @@ LOST = frozenset(
 """Reasons that say that the artifact itself is gone or damaged."""
 SUSPECT_PODS = 3
 """So many pods in which the restored worker died, or never got Ready, make an artifact suspect."""
-RESOLUTION = datetime.timedelta(minutes=5)
+RESOLUTION_SECONDS = 300.0
 """The last restore is noted so exactly: a busy service costs few writes."""
 
 
@@ -50,18 +49,20 @@ def noted(variant: Object, workers: Iterable[pods.Pod]) -> Object:
             continue
         if start.outcome == "unhealthy" and pod.uid not in failures:
             failures.append(pod.uid)
-        elif start.outcome == "restored" and start.at > newest:
+        elif start.outcome == "restored" and _seconds(start.at) > _seconds(newest):
             newest = start.at
     made = dict(variant)
     if failures:
         made["failures"] = failures[:SUSPECT_PODS]
     if len(failures) >= SUSPECT_PODS:
         made["suspect"] = True
-    if newest != last and (not last or _later(newest, last)):
-        made["lastRestoredAt"] = newest
+    if _seconds(newest) - _seconds(last) >= RESOLUTION_SECONDS:
+        at = datetime.datetime.fromtimestamp(_seconds(newest), datetime.UTC)
+        made["lastRestoredAt"] = conditions.timestamp(at)
     return made
 
 
-def _later(newer: str, older: str) -> bool:
-    first, second = conditions.parse(newer), conditions.parse(older)
-    return first is not None and (second is None or first - second >= RESOLUTION)
+def _seconds(text: str) -> float:
+    """Since 1970; 0 for what is no time."""
+    found = conditions.parse(text)
+    return found.timestamp() if found else 0.0

@@ -137,7 +137,7 @@ def result(raw: str | None) -> Result | None:
         return None
     try:
         found = msgspec.json.decode(raw, type=Result)
-    except msgspec.DecodeError as err:
+    except (msgspec.DecodeError, RecursionError) as err:
         return Result(reason=names.Reason.RESULT_MISSING, message=f"unreadable result: {err}")
     if not found.reason and not (found.uuid and found.variant and found.digest):
         return Result(
@@ -152,7 +152,7 @@ def _start(raw: str | None) -> Start | None:
         return None
     try:
         return msgspec.json.decode(raw, type=Start)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         return None
 
 
