@@ -5,7 +5,7 @@ import json
 import pytest
 
 from chrek import errors, identity, variant
-from chrek.operator import adoption, injection, place, pods
+from chrek.operator import adoption, cache, injection, place, pods, queue
 from fakes import jsonpatch, operator
 
 IDENTITY = {"model": "meta-llama/Llama-3-8B", "framework": "vllm", "dtype": "bfloat16"}
@@ -121,3 +121,55 @@ def test_the_annotation():
         adoption.parse("{")
     assert "not JSON" in str(caught.value)
     assert "backendFramework" in caught.value.hint
+
+
+class Created:
+    """The API server's part: remembers what is created, or refuses it."""
+
+    def __init__(self, status=0):
+        self.bodies = []
+        self.status = status
+
+    async def create(self, group_version, plural, namespace, body):
+        assert (group_version, plural, namespace) == (
+            "nvidia.com/v1alpha1",
+            "dynamocheckpoints",
+            "ns",
+        )
+        self.bodies.append(body)
+        if self.status:
+            raise errors.ApiError("refused", status=self.status)
+        return body
+
+
+def adopter(server, *items, checkpoints=()):
+    found = cache.Cache()
+    found.pods = {("ns", f"checkpoint {HASH}"): [pods.project(item) for item in items]}
+    found.checkpoints_by_hash = {("ns", HASH): list(checkpoints)}
+    return adoption.Adopter(server, found)
+
+
+KEY = queue.Key("pods without a checkpoint", "ns", HASH)
+
+
+async def test_one_checkpoint_is_created_for_all_pods_of_an_identity():
+    server = Created()
+    await adopter(server, injected(), injected()).reconcile(KEY)
+    assert [body["metadata"]["name"] for body in server.bodies] == [HASH]
+
+
+async def test_none_is_created_where_there_is_one_or_nobody_wants_one():
+    server = Created()
+    other = {"metadata": {"name": "any"}}
+    await adopter(server, injected(), checkpoints=[other]).reconcile(KEY)
+    await adopter(server).reconcile(KEY)
+    assert server.bodies == []
+
+
+async def test_a_checkpoint_that_somebody_else_has_just_created():
+    await adopter(Created(409), injected()).reconcile(KEY)
+
+
+async def test_an_api_server_that_refuses_is_asked_again():
+    with pytest.raises(errors.ApiError):
+        await adopter(Created(500), injected()).reconcile(KEY)
