@@ -92,7 +92,7 @@ spec:
         # The journal of what is in flight, which a new agent continues. Nothing else mounts it.
         - name: signals
           mountPath: {{ $storage.signalHostPath }}
-        # The store. Only agents mount it.
+        # The store. Only agents and the Jobs that delete artifacts mount it.
         - name: store
           mountPath: {{ $storage.pvc.basePath }}
         # Verified copies of CRIU images: they hold secrets, so memory and never a disk.
