@@ -1,5 +1,6 @@
 """The arithmetic of scripts/bench."""
 
+import asyncio
 import os
 import pathlib
 import sys
@@ -8,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
 
-from showcase import scrape, usage
+from showcase import concurrency, errors, figures, scrape, usage
 
 BEFORE = """
 # TYPE chrek_requests counter
@@ -87,3 +88,75 @@ def test_a_process_with_a_name_that_looks_like_fields(tmp_path):
     (tmp_path / "7" / "status").write_text("Name:\ta\nVmHWM:\t  20 kB\nVmRSS:\t  10 kB\n")
     found = usage.of(7, proc=tmp_path)
     assert found == usage.Usage(200 / os.sysconf("SC_CLK_TCK"), 10240, 20480)
+
+
+COUNTS = {
+    "create dynamocheckpoints": 2,
+    "create events": 9,
+    "create jobs": 4,
+    "create deployments": 2,
+    "patch dynamocheckpoints/status": 12,
+    "patch dynamographdeployments/status": 5,
+    "update leases": 7,
+}
+
+
+def test_writes_are_those_of_checkpoints_or_of_graphs():
+    events = {"DynamoCheckpoint": 8, "DynamoGraphDeployment": 1}
+    found = figures.per_object(COUNTS, events=events, checkpoints=4, graphs=2)
+    assert found["per_checkpoint"] == (2 + 8 + 4 + 12) / 4
+    assert found["per_graph"] == (2 + 5 + 1) / 2
+    assert "update leases" not in found["by_request"]
+    assert figures.per_object(COUNTS, events=events, checkpoints=4, graphs=0)["per_graph"] is None
+
+
+def test_reads_and_dry_runs_are_no_writes():
+    text = "# TYPE chrek_operator_api_requests counter\n" + "".join(
+        f'chrek_operator_api_requests_total{{verb="{verb}",resource="pods"}} 1.0\n'
+        for verb in ("get", "list", "watch", "dry-run", "delete", "update")
+    )
+    assert figures.writes(scrape.parse(text)) == {"delete pods": 1, "update pods": 1}
+
+
+def test_spread():
+    found = figures.spread([float(number) for number in range(1, 101)])
+    assert found == {"count": 100, "median": 50.5, "p95": 96.0, "largest": 100.0}
+    assert figures.spread([]) == {"count": 0}
+
+
+def test_aims_say_what_is_missed():
+    shown = {**dict.fromkeys(figures.AIMS, 0), "peak_mebibytes": 151.2}
+    found = figures.aims(shown)
+    assert found["peak_mebibytes"] == {"aim": 150, "found": 151.2, "met": False}
+    assert [name for name, one in found.items() if not one["met"]] == ["peak_mebibytes"]
+
+
+async def test_no_more_than_the_limit_at_once():
+    running, most, done = 0, 0, []
+
+    async def one(number):
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        done.append(number)
+
+    await concurrency.bounded((one(number) for number in range(20)), 3)
+    assert sorted(done) == list(range(20))
+    assert most == 3
+
+
+async def test_a_failure_beside_ends_the_block_as_it_is():
+    async def fails():
+        raise errors.ShowError("no answer")
+
+    async def slow():
+        await asyncio.sleep(60)
+
+    with pytest.raises(errors.ShowError, match="no answer"):
+        async with concurrency.beside(slow(), fails()):
+            await asyncio.sleep(60)
+    with pytest.raises(errors.ShowError, match="not so after 0 s: x is y"):
+        async with concurrency.beside(slow()):
+            await concurrency.until(lambda: False, "x is y", seconds=0.01)
