@@ -33,6 +33,7 @@ from chrek.operator import (
 
 LOG = log.get(__name__)
 COMPONENT = "chrek-operator"
+GONE_SECONDS = 1.0
 TAKEN_SECONDS = 10.0
 REFUSED_SECONDS = 30.0
 
@@ -77,7 +78,7 @@ class Checkpoints:
             return await self._finalize(found)
         now = self._clock()
         try:
-            known = identity.parse(found["spec"]["identity"], "spec.identity")
+            known = identity.parse((found.get("spec") or {}).get("identity"), "spec.identity")
         except errors.InputError as err:
             await self._write(found, summary.invalid(found, err, now=now))
             return None
@@ -92,6 +93,9 @@ class Checkpoints:
             return None
         if owner["metadata"]["uid"] != found["metadata"]["uid"]:
             variant = own.variant if own else ""
+            if summary.entries(found.get("status") or {}):
+                # It went first until the older one was seen: the Jobs' names are that one's now.
+                await self._finalization.stop_jobs(found)
             await self._write(found, summary.shared(found, owner, variant, now=now))
             return None
         return await self._advance(found, same, own, known, now)
@@ -114,6 +118,7 @@ class Checkpoints:
             wanted=await self._wanted(found, same, own, workers, known.hash()),
             where=place.of(self._settings.storage, namespace=namespace, own=self._own),
             now=now,
+            complete=self._templates.complete(k for k in self._cache.graphs if k[0] == namespace),
         )
         decision = status.following(inherited(found), known, world)
         if await self._write(found, decision.status):
@@ -257,7 +262,9 @@ class Checkpoints:
         """The Job's name exists: ours that the cache has not seen yet, or somebody else's."""
         namespace, name = found["metadata"]["namespace"], entry["jobName"]
         there = await self._client.find("batch/v1", "jobs", namespace, name)
-        if there is None or pods.owner_uid(there) == found["metadata"]["uid"]:
+        if there is None:
+            return GONE_SECONDS
+        if pods.owner_uid(there) == found["metadata"]["uid"]:
             return None
         # Most likely the Job of a deleted checkpoint of this identity, about to go.
         if not there["metadata"].get("deletionTimestamp"):

@@ -6,6 +6,7 @@ put into the status of the DynamoCheckpoint.
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterable, Mapping
 from typing import Any
 

@@ -72,7 +72,7 @@ class Finalization:
             digest = identity.parse(checkpoint["spec"]["identity"]).hash()
         except (errors.InputError, KeyError):
             return deletion.Outcome("done", "it has no identity")
-        if await self._stop_jobs(checkpoint):
+        if await self.stop_jobs(checkpoint):
             return deletion.Outcome("running", "its jobs are being stopped")
         if checkpoint["spec"].get("deletionPolicy") == names.DeletionPolicy.RETAIN:
             return deletion.Outcome("done", "its artifacts are kept")
@@ -87,19 +87,20 @@ class Finalization:
             return deletion.Outcome("done", "another checkpoint has its artifacts")
         return await self._deletions.run(namespace, paths)
 
-    async def _stop_jobs(self, checkpoint: Object) -> bool:
-        """Delete the checkpoint's Jobs; whether there still are any."""
+    async def stop_jobs(self, checkpoint: Object) -> bool:
+        """Delete the checkpoint's Jobs; whether any of their pods still runs."""
         metadata, old = checkpoint["metadata"], checkpoint.get("status") or {}
         wanted = {old.get("jobName"), *(e.get("jobName") for e in summary.entries(old))}
-        there = False
+        uids = {e["jobUID"] for e in summary.entries(old) if e.get("jobUID")}
         for name in sorted(filter(None, wanted)):
             job = cache_module.one(self._cache.jobs, metadata["namespace"], name)
             if job is None or pods.owner_uid(job) != metadata["uid"]:
                 continue
-            alive = self._cache.of_job(metadata["namespace"], job["metadata"]["uid"])
+            uids.add(job["metadata"]["uid"])
             await self.delete_job(job)
-            there = there or any(not pod.finished for pod in alive)
-        return there
+        # A Job goes at once, its pods may take a while and still write.
+        alive = [pod for uid in uids for pod in self._cache.of_job(metadata["namespace"], uid)]
+        return any(not pod.finished for pod in alive)
 
     async def delete_job(self, job: Object) -> None:
         """Delete a Job and its pods."""

@@ -25,6 +25,8 @@ from chrek.operator import pods as pods_module
 LOG = log.get(__name__)
 COMPONENT = "chrek-operator"
 LOOK_UP_SECONDS = 300.0
+_WAITS = (names.Reason.WAITING_FOR_RESOURCES, names.Reason.POD_REFUSED)
+"""Reasons of a Pending checkpoint that another pod template may overcome."""
 
 Object = dict[str, Any]
 
@@ -129,9 +131,9 @@ class Graphs:
                         checkpoint = await self._auto(graph, name, wish, checkpoint, pods)
                     pods = workloads.with_checkpoint(pods, wish)
                     if wish.waits:
-                        started, holds = self._hold(graph, made, checkpoint, variant)
+                        started, holds = self._hold(graph, made, checkpoint, wish, variant)
                         replicas = replicas if started else 0
-                        problem = problem or holds
+                        problem = holds or problem
             desired = workloads.deployment(graph, name, pods, replicas, started=started)
             current = await self._apply(graph, desired)
         except errors.InputError as err:
@@ -181,19 +183,25 @@ class Graphs:
         return {**pods, "spec": {**pods["spec"], "containers": rest}}
 
     def _hold(
-        self, graph: Object, deployment: str, checkpoint: Object | None, variant: str
+        self,
+        graph: Object,
+        deployment: str,
+        checkpoint: Object | None,
+        wish: workloads.Wish,
+        variant: str,
     ) -> tuple[bool, services.Problem | None]:
         """Whether a service that waits for its checkpoint may start, and else why not."""
         for item in self._deployments(graph):
             annotations = item["metadata"].get("annotations") or {}
             named = item["metadata"]["name"] == deployment
-            if named and annotations.get(workloads.ANNOTATION_STARTED):
+            serves = annotations.get(workloads.ANNOTATION_REPLICAS, "0") != "0"
+            if named and (serves or annotations.get(workloads.ANNOTATION_STARTED)):
                 return True, None
         # A failed checkpoint never keeps a service from starting: its status says that it is cold.
-        if services.usable(checkpoint, variant) or services.failed(checkpoint, variant):
+        if services.usable(checkpoint, variant) or services.hopeless(checkpoint, wish, variant):
             return True, None
         status = (checkpoint or {}).get("status") or {}
-        text = status.get("message") or "it is not there yet"
+        text = status.get("message") or f"DynamoCheckpoint {wish.reference} is not there yet"
         reason = names.Reason.WAITING_FOR_CHECKPOINT
         return False, services.Problem(reason, f"no pods before the checkpoint is Ready: {text}")
 
@@ -227,13 +235,15 @@ class Graphs:
         return made
 
     async def _corrected(self, found: Object, body: Object) -> Object:
-        """Give a failed checkpoint the template of the service that it was made for."""
+        """Give a checkpoint that does not get on the template of its service."""
         metadata, status = found["metadata"], found.get("status") or {}
         made_from = (metadata.get("annotations") or {}).get(names.ANNOTATION_MADE_FROM)
         mine = body["metadata"]["annotations"][names.ANNOTATION_MADE_FROM]
         job, wanted = found["spec"].get("job") or {}, body["spec"].get("job") or {}
         stale = any(job.get(key) != value for key, value in wanted.items())
-        if made_from != mine or status.get("phase") != names.Phase.FAILED or not stale:
+        ready = conditions.get(status, names.CONDITION_READY) or {}
+        stuck = status.get("phase") == names.Phase.FAILED or ready.get("reason") in _WAITS
+        if made_from != mine or not stuck or not stale:
             return found
         version = metadata["resourceVersion"]
         # Replaced as a whole: a merge would keep what is gone from the template.
@@ -329,7 +339,7 @@ class Graphs:
             },
             names.CONDITION_READY,
             value=not unavailable
-            and not any(e["reason"] in services.BROKEN for e in entries.values()),
+            and not any(e["reason"] in services.NOT_READY for e in entries.values()),
             reason=reason,
             message=message,
             now=self._clock(),

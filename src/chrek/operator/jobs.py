@@ -81,7 +81,9 @@ def build(
         "parallelism": 1,
         # An attempt's GPUs are free only when its pod is gone altogether.
         "podReplacementPolicy": "Failed",
-        "template": _template(checkpoint, wanted, labels, where, identity_hash, settings=settings),
+        "template": _template(
+            checkpoint, wanted, labels, where, identity_hash, job=job, settings=settings
+        ),
     }
     # Of the pod, not of the Job: its clock begins when the pod has a node.
     spec["template"]["spec"]["activeDeadlineSeconds"] = job.get("activeDeadlineSeconds", 3600)
@@ -127,6 +129,7 @@ def _template(
     where: place.Place,
     identity_hash: str,
     *,
+    job: Mapping[str, Any],
     settings: config.OperatorConfig,
 ) -> Object:
     template: Object = copy.deepcopy(wanted.template)
@@ -157,7 +160,7 @@ def _template(
     capture = {
         "checkpoint": checkpoint["metadata"]["name"],
         "identityHash": identity_hash,
-        "readiness": wanted.job.get("readiness", "auto"),
+        "readiness": job.get("readiness", "auto"),
     }
     annotations = {
         **((template.get("metadata") or {}).get("annotations") or {}),

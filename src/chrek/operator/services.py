@@ -11,7 +11,11 @@ from chrek import names
 from chrek.operator import pods, workloads
 
 FINE = (names.Reason.AVAILABLE, names.Reason.WAITING_FOR_REPLICAS)
-BROKEN = (names.Reason.INVALID_SPEC, names.Reason.NAME_TAKEN)
+NOT_READY = (
+    names.Reason.INVALID_SPEC,
+    names.Reason.NAME_TAKEN,
+    names.Reason.WAITING_FOR_CHECKPOINT,
+)
 
 Object = dict[str, Any]
 
@@ -35,7 +39,8 @@ def failed(checkpoint: Mapping[str, Any] | None, variant: str) -> str:
     status = (checkpoint or {}).get("status") or {}
     for entry in status.get("captures") or []:
         if entry["variant"] == variant:
-            gone = entry["phase"] == names.Phase.FAILED
+            full = entry.get("reason") == names.Reason.TOO_MANY_VARIANTS
+            gone = full or entry["phase"] == names.Phase.FAILED
             return f"{entry.get('reason')}: {entry.get('message')}" if gone else ""
     if status.get("phase") == names.Phase.FAILED:
         return str(status.get("message", ""))
@@ -43,6 +48,19 @@ def failed(checkpoint: Mapping[str, Any] | None, variant: str) -> str:
         one["name"] == variant and one.get("suspect") for one in status.get("variants") or []
     )
     return "its artifact is suspect" if suspect else ""
+
+
+def hopeless(checkpoint: Mapping[str, Any] | None, wish: workloads.Wish, variant: str) -> str:
+    """Why it is no use to wait for an artifact of these pods before there are any."""
+    spec = (checkpoint or {}).get("spec") or {}
+    if wish.from_worker or spec.get("captureSource") == names.CaptureSource.WORKER:
+        return "it is captured from a serving pod"
+    status = (checkpoint or {}).get("status") or {}
+    if wish.known is None and status.get("phase") == names.Phase.READY:
+        under_way = {entry["variant"] for entry in status.get("captures") or []}
+        if variant not in under_way and not usable(checkpoint, variant):
+            return "it has no artifact of this image and command line"
+    return failed(checkpoint, variant)
 
 
 def entry(

@@ -349,7 +349,7 @@ def _add(
     _drop(status, [v for v in status.get("variants") or [] if v["name"] == variant["name"]])
     others = list(status.get("variants") or [])
     spare = sorted(
-        others,
+        reversed(others),
         key=lambda v: (v["name"] in keep, v.get("lastRestoredAt") or v.get("createdAt") or ""),
     )
     status["variants"] = [variant, *others]

@@ -68,6 +68,8 @@ def _amount(
     own: str,
 ) -> tuple[names.Phase, str, str]:
     """Phase, reason and message."""
+    # An entry that is Ready only remembers how often its artifact was lost.
+    by_variant = {v: e for v, e in by_variant.items() if e["phase"] != names.Phase.READY}
     mine = [v for v in variants if v["name"] == own] if own else list(variants)
     good = next((v for v in mine if not v.get("suspect")), None)
     others = [
@@ -88,7 +90,8 @@ def _amount(
     if entry is None:
         text = "waiting for a Ready pod that opted in and started cold"
         return names.Phase.PENDING, names.Reason.WAITING_FOR_WORKER, text
-    return names.Phase(entry["phase"]), str(entry["reason"]), str(entry["message"])
+    reason, message = entry.get("reason", ""), entry.get("message", "")
+    return names.Phase(entry["phase"]), str(reason), str(message)
 
 
 def _suspect(
@@ -146,6 +149,11 @@ def shared(
         phase, reason, message = _amount(owner, theirs.get("variants") or [], by_variant, own)
         if phase is names.Phase.PENDING and own and own not in by_variant:
             reason, message = names.Reason.WAITING_FOR_POD, "waiting for its capture"
+            why = str((conditions.get(theirs, names.CONDITION_READY) or {}).get("reason", ""))
+            broken = theirs["phase"] == names.Phase.FAILED and why != names.Reason.SUSPECT
+            if broken and not by_variant:
+                # Its spec cannot be used: nothing is captured before that is corrected.
+                phase, reason, message = names.Phase.FAILED, why, str(theirs.get("message", ""))
     else:
         phase, reason, message = names.Phase.PENDING, names.Reason.WAITING_FOR_POD, "waiting for it"
     status = moved(

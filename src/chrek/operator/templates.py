@@ -9,7 +9,7 @@ import copy
 import dataclasses
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from chrek import errors, names, variant
@@ -103,6 +103,7 @@ class Templates:
     def __init__(self) -> None:
         self._by_identity: dict[Key, dict[Key, list[Wanted]]] = {}
         self._identities: dict[Key, set[Key]] = {}
+        self._seen: set[Key] = set()
 
     def put(self, graph: Key, found: Mapping[str, list[Wanted]]) -> set[str]:
         """Replace what a graph wants.
@@ -114,6 +115,7 @@ class Templates:
         Returns:
             The hashes for which something has changed.
         """
+        self._seen.add(graph)
         changed = set()
         namespace = graph[0]
         before = self._identities.get(graph, set())
@@ -132,6 +134,10 @@ class Templates:
         if not found:
             del self._identities[graph]
         return changed
+
+    def complete(self, graphs: Iterable[Key]) -> bool:
+        """Whether every one of these graphs has said what it wants."""
+        return self._seen.issuperset(graphs)
 
     def of(self, namespace: str, digest: str) -> list[Wanted]:
         """What all graphs want of one identity."""

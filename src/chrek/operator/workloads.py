@@ -54,8 +54,8 @@ def wish(service: Mapping[str, Any], where: str) -> Wish | None:
     Raises:
         InputError: the section cannot be used.
     """
-    section = service.get("checkpoint") or {}
-    if not section.get("enabled"):
+    section = service.get("checkpoint") if isinstance(service, Mapping) else None
+    if not isinstance(section, Mapping) or not section.get("enabled"):
         return None
     reference = section.get("checkpointRef", "")
     waits = section.get("startupPolicy") == names.StartupPolicy.WAIT_FOR_CHECKPOINT
@@ -74,7 +74,7 @@ def wish(service: Mapping[str, Any], where: str) -> Wish | None:
 def references(graph: Mapping[str, Any]) -> set[str]:
     """Names and hashes of the checkpoints that a graph's services refer to."""
     found = set()
-    for name, service in (graph["spec"].get("services") or {}).items():
+    for name, service in ((graph.get("spec") or {}).get("services") or {}).items():
         try:
             wanted = wish(service, name)
         except errors.InputError:
