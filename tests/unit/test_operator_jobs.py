@@ -6,7 +6,7 @@ import json
 import pytest
 
 from chrek import errors
-from chrek.operator import jobs
+from chrek.operator import jobs, pods, templates
 from fakes import operator
 
 HASH = "5941a4cb3c363457"
@@ -31,8 +31,13 @@ def checkpoint(spec=None, job=None, **template):
     }
 
 
-def build(item):
-    return jobs.build(item, identity_hash=HASH, settings=operator.SETTINGS, own="ns")
+ENTRY = {"variant": "v", "phase": "Pending", "jobName": f"checkpoint-{HASH}", "attempt": "a.b.0"}
+
+
+def build(item, wanted=None):
+    section = item["spec"]["job"]
+    wanted = wanted or templates.wanted(section["podTemplateSpec"], job=section)
+    return jobs.build(item, wanted, ENTRY, identity_hash=HASH, settings=operator.SETTINGS, own="ns")
 
 
 def test_the_job():
@@ -43,9 +48,14 @@ def test_the_job():
     assert job["metadata"]["name"] == f"checkpoint-{HASH}"
     assert job["metadata"]["labels"]["nvidia.com/chrek-is-checkpoint-source"] == "true"
     assert job["metadata"]["labels"]["nvidia.com/checkpoint-source"] == "true"
-    assert jobs.owner_uid(job) == "u1"
+    assert pods.owner_uid(job) == "u1"
+    assert jobs.attempt(job) == "a.b.0"
     spec = job["spec"]
-    assert (spec["backoffLimit"], spec["activeDeadlineSeconds"]) == (3, 3600)
+    assert spec["backoffLimit"] == 3
+    # Time without a node does not count: the deadline is the pod's.
+    assert "activeDeadlineSeconds" not in spec
+    assert spec["template"]["spec"]["activeDeadlineSeconds"] == 3600
+    assert spec["podReplacementPolicy"] == "Failed"
     assert "ttlSecondsAfterFinished" not in spec
     pod = spec["template"]
     assert pod["spec"]["restartPolicy"] == "Never"
@@ -61,7 +71,8 @@ def test_the_job():
 def test_numbers_of_the_job():
     numbers = {"backoffLimit": 0, "activeDeadlineSeconds": 60, "ttlSecondsAfterFinished": 0}
     spec = build(checkpoint(job=numbers))["spec"]
-    assert {key: spec[key] for key in numbers} == numbers
+    found = {**spec, **spec["template"]["spec"]}
+    assert {key: found[key] for key in numbers} == numbers
 
 
 def test_the_captured_container():
@@ -117,6 +128,7 @@ OTHER = {"name": "proxy", "image": "p"}
         ({"containers": [MAIN]}, {"container": "x"}, "ContainerUnknown", "no container is named"),
         ({"containers": [OTHER]}, {}, "CommandUnknown", "has no `command`"),
         ({"hostNetwork": True}, {}, "HostNamespace", "hostNetwork"),
+        ({"hostUsers": False}, {}, "UserNamespace", "hostUsers"),
         ({"volumes": [{"name": "chrek"}]}, {}, "MountPathTaken", "a volume named chrek"),
     ],
 )
@@ -125,3 +137,41 @@ def test_what_is_refused(spec, job, reason, message):
         build(checkpoint(spec=copy.deepcopy(spec), job=job))
     assert caught.value.reason == reason
     assert message in str(caught.value)
+
+
+def test_names_of_jobs():
+    assert jobs.name(HASH) == f"checkpoint-{HASH}"
+    assert jobs.name(HASH, "0123456789ab") == f"checkpoint-{HASH}-01234567"
+    assert jobs.attempt({"metadata": {}}) == ""
+
+
+def test_another_variant_is_made_with_the_settings_of_the_checkpoint():
+    """A serving pod of another image says nothing of deadlines and readiness."""
+    settings = {"backoffLimit": 1, "activeDeadlineSeconds": 9, "readiness": "file"}
+    item = checkpoint(job=settings)
+    other = {**MAIN, "image": "vllm:2"}
+    job = build(item, templates.wanted({"metadata": {}, "spec": {"containers": [other]}}))
+    pod = job["spec"]["template"]
+    assert job["spec"]["backoffLimit"] == 1
+    assert pod["spec"]["activeDeadlineSeconds"] == 9
+    assert pod["spec"]["containers"][0]["image"] == "vllm:2"
+    capture = json.loads(pod["metadata"]["annotations"]["nvidia.com/chrek-capture"])
+    assert capture["readiness"] == "file"
+
+
+def test_what_a_serving_pod_carries_does_not_reach_the_job_s():
+    notes = {
+        f"nvidia.com/chrek-{name}": "x"
+        for name in ("checkpoint", "identity", "capture-source", "skipped", "result", "start")
+    }
+    pod = build(checkpoint(metadata={"annotations": notes}))["spec"]["template"]
+    assert not notes.keys() & pod["metadata"]["annotations"].keys()
+
+
+def test_the_pod_that_the_api_server_is_asked_about():
+    job = build(checkpoint())
+    pod = jobs.pod(job)
+    assert pod["metadata"]["generateName"] == f"checkpoint-{HASH}-"
+    assert pod["metadata"]["namespace"] == "ns"
+    assert pod["spec"] == job["spec"]["template"]["spec"]
+    assert "generateName" not in job["spec"]["template"]["metadata"]

@@ -4,8 +4,8 @@ import copy
 
 import pytest
 
-from chrek import errors
-from chrek.operator import workloads
+from chrek import errors, variant
+from chrek.operator import templates, workloads
 
 IDENTITY = {"model": "meta-llama/Llama-3-8B", "backendFramework": "vllm", "dtype": "bfloat16"}
 HASH = "5941a4cb3c363457"
@@ -134,23 +134,22 @@ def test_names_of_deployments(graph, service, name):
 
 def test_pods_are_opted_in():
     wish = workloads.wish(SERVICE, "x")
-    pods = workloads.with_checkpoint(template(), wish, None)
+    pods = workloads.with_checkpoint(template(), wish)
     assert pods["metadata"]["annotations"] == {
         "nvidia.com/chrek-checkpoint": HASH,
         "nvidia.com/chrek-container": "main",
     }
 
 
-def test_an_image_alone_takes_the_command_of_the_checkpoint():
-    service = {"extraPodSpec": {"mainContainer": {"image": "vllm:1"}}}
-    wish = workloads.Wish(known=None, reference="my-ckpt")
-    known = workloads.with_checkpoint(template(service), wish, ["python3", "s.py"])
-    assert known["spec"]["containers"][0]["command"] == ["python3", "s.py"]
-    unknown = workloads.with_checkpoint(template(service), wish, None)
-    assert "command" not in unknown["spec"]["containers"][0]
-    skipped = unknown["metadata"]["annotations"]["nvidia.com/chrek-skipped"]
-    assert skipped.startswith("CommandUnknown: ")
-    assert "nvidia.com/chrek-checkpoint" not in unknown["metadata"]["annotations"]
+def test_pods_whose_command_is_unknown_say_so_and_start_as_they_are():
+    err = errors.UnsupportedError("no `command`", reason="CommandUnknown", hint="write it")
+    before = template()
+    pods = workloads.without_checkpoint(before, err)
+    assert pods["spec"] == before["spec"]
+    assert "annotations" not in before["metadata"]
+    assert pods["metadata"]["annotations"] == {
+        "nvidia.com/chrek-skipped": "CommandUnknown: no `command` (write it)"
+    }
 
 
 def current(made, **annotations):
@@ -181,10 +180,88 @@ def test_replicas_are_written_only_when_the_graph_changes_them():
 
 def test_the_checkpoint_of_auto_mode():
     wish = workloads.wish(SERVICE, "x")
-    made = workloads.checkpoint("ns", wish, IDENTITY, template())
+    made = workloads.checkpoint(GRAPH, "VllmWorker", wish, template())
     assert made["metadata"]["name"] == HASH
+    assert made["metadata"]["labels"]["nvidia.com/chrek-auto"] == "true"
+    assert made["metadata"]["annotations"] == {"nvidia.com/chrek-made-from": "my-llm/VllmWorker"}
     assert made["spec"]["identity"] == IDENTITY
     pod = made["spec"]["job"]["podTemplateSpec"]["spec"]
     assert pod["containers"] == template()["spec"]["containers"]
     assert "ownerReferences" not in made["metadata"], "graphs share it"
-    assert HASH in workloads.references({"spec": {"services": {"VllmWorker": SERVICE}}})
+    assert workloads.references({"spec": {"services": {"VllmWorker": SERVICE}}}) == {HASH}
+
+
+def section(**fields):
+    given = {"enabled": True, "identity": IDENTITY, **fields}
+    return workloads.wish({**SERVICE, "checkpoint": given}, "x")
+
+
+def test_the_checkpoint_of_auto_mode_has_the_settings_of_the_service():
+    quiesce = {"http": {"port": 8000, "path": "/sleep"}}
+    wish = section(
+        job={"backoffLimit": 1}, readiness="probe", deletionPolicy="Retain", quiesce=quiesce
+    )
+    spec = workloads.checkpoint(GRAPH, "VllmWorker", wish, template())["spec"]
+    assert (spec["deletionPolicy"], spec["quiesce"]) == ("Retain", quiesce)
+    assert spec["job"].pop("podTemplateSpec")
+    assert spec["job"] == {"backoffLimit": 1, "readiness": "probe"}
+
+
+def test_a_serving_pod_needs_no_job():
+    wish = section(captureSource="worker")
+    assert wish.from_worker
+    spec = workloads.checkpoint(GRAPH, "VllmWorker", wish, template())["spec"]
+    assert spec == {"identity": IDENTITY, "captureSource": "worker"}
+
+
+def test_what_is_captured_and_what_runs_are_one_variant():
+    wish = section()
+    pods = {**template(), "spec": {**template()["spec"], "restartPolicy": "Always"}}
+    runs = workloads.with_checkpoint(pods, wish)["spec"]["containers"][0]
+    captured = workloads.captured(pods)
+    assert "restartPolicy" not in captured["spec"]
+    assert templates.wanted(captured).variant == variant.of_container(runs)
+
+
+@pytest.mark.parametrize(
+    "graph",
+    [
+        {},
+        {"spec": None},
+        {"spec": {"services": None}},
+        {"spec": {"services": {"a": None, "b": [], "c": {"checkpoint": "yes"}, "d": {}}}},
+        {"spec": {"services": {"a": {"checkpoint": {"enabled": True, "identity": [1]}}}}},
+    ],
+)
+def test_graphs_of_another_kind_refer_to_nothing(graph):
+    """The Dynamo platform's own are seen as well."""
+    assert workloads.references(graph) == set()
+
+
+# Services that wait for their checkpoint.
+
+
+def test_a_service_that_waited_starts_once():
+    assert section(startupPolicy="WaitForCheckpoint").waits
+    assert not section().waits
+    held = workloads.deployment(GRAPH, "VllmWorker", template(), 0)
+    assert held["spec"]["replicas"] == 0
+    free = workloads.deployment(GRAPH, "VllmWorker", template(), 2, started=True)
+    steps = {step["path"]: step["value"] for step in workloads.changes(held, free)}
+    assert steps == {
+        "/metadata/annotations/nvidia.com~1chrek-replicas": "2",
+        "/metadata/annotations/nvidia.com~1chrek-started": "true",
+        "/spec/replicas": 2,
+    }
+    assert workloads.changes(current(free), free) == []
+    # A policy that is no longer asked for takes nothing back.
+    assert workloads.changes(free, workloads.deployment(GRAPH, "VllmWorker", template(), 2)) == []
+
+
+def test_a_deployment_without_annotations_is_taken_over_whole():
+    made = workloads.deployment(GRAPH, "VllmWorker", template(), 2)
+    there = copy.deepcopy(made)
+    del there["metadata"]["annotations"]
+    steps = workloads.changes(there, made)
+    assert steps[0] == {"op": "add", "path": "/metadata/annotations", "value": {}}
+    assert {step["path"] for step in steps[1:]} > {"/spec/template", "/spec/replicas"}
