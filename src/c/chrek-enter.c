@@ -2,6 +2,7 @@
  * chrek-enter: runs a program in another container's namespaces and cgroups, for the agent.
  *
  *	chrek-enter [--pidfd FD] [--cgroup FD]... [--last-pid N] [--exec-fd FD] [-- ARGV0 ARGV...]
+ *	chrek-enter --confined FD [--cgroup FD]... [--label TEXT] -- COMMAND [ARGUMENT...]
  *	chrek-enter --seccomp PID
  *
  * Enter: moves itself into each cgroup (FD is its cgroup.procs, open for writing), joins the mount,
@@ -15,16 +16,22 @@
  * environment is passed as it is. Nobody outlives anybody: the kernel kills the child when the
  * parent dies, and the parent when the thread (not only the process) that created it ends.
  *
- * Seccomp: writes the seccomp filters of a process to stdout, oldest first, as CRIU and a
- * comparison of privileges need them: u32 number of filters, then for each u32 number of
- * instructions and those instructions (struct sock_filter, 8 bytes), all in the machine's byte
- * order, little-endian. The process is stopped for some microseconds and goes on as it was.
+ * Confined: the same with a program of the container, looked up in its PATH, that runs as if the
+ * process behind the pidfd, its PID 1, had started it: the same root, working directory, users,
+ * groups, capabilities, no_new_privs, seccomp filters, resource limits, umask, OOM score and ignored
+ * signals; TEXT is written to its attr/exec (AppArmor, SELinux). It gets no file descriptor but
+ * stdio, its input is at its end, it leads a session with a keyring of its own, and no signal is
+ * blocked. The environment is passed as it is: give PID 1's. What cannot be copied is an error, and then nothing
+ * of the container is run.
+ *
+ * Seccomp: writes the seccomp filters of a process to stdout, as CRIU and a comparison of
+ * privileges need them (struct filters in enter.h says how). The process is stopped for some
+ * microseconds and goes on as it was.
  *
  * Errors: "chrek-enter: <what>: <why>" on stderr, exit 111.
  */
 #include <errno.h>
 #include <fcntl.h>
-#include <linux/filter.h>
 #include <sched.h>
 #include <signal.h>
 #include <stdbool.h>
@@ -33,14 +40,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/prctl.h>
-#include <sys/ptrace.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#ifndef PTRACE_SECCOMP_GET_FILTER
-#define PTRACE_SECCOMP_GET_FILTER 0x420c
-#endif
+#include "enter.h"
 
 enum {
 	EXIT_ERROR = 111,
@@ -51,6 +55,8 @@ enum {
 
 struct options {
 	int pidfd;	/* -1: stay in these namespaces */
+	bool confined;
+	const char *label; /* NULL: none */
 	int cgroups[MOST_CGROUPS];
 	size_t cgroup_count;
 	int last_pid;	/* -1: leave it */
@@ -61,13 +67,13 @@ struct options {
 
 extern char **environ;
 
-_Noreturn static void fail(const char *what, const char *why)
+_Noreturn void fail(const char *what, const char *why)
 {
 	dprintf(STDERR_FILENO, "chrek-enter: %s: %s\n", what, why);
 	_exit(EXIT_ERROR);
 }
 
-_Noreturn static void fail_errno(const char *what)
+_Noreturn void fail_errno(const char *what)
 {
 	fail(what, strerror(errno));
 }
@@ -99,6 +105,10 @@ static void parse(struct options *options, char **argument)
 		}
 		if (strcmp(name, "--pidfd") == 0)
 			options->pidfd = parse_number(name, argument[1]);
+		else if (strcmp(name, "--confined") == 0)
+			options->confined = (options->pidfd = parse_number(name, argument[1])) >= 0;
+		else if (strcmp(name, "--label") == 0 && argument[1])
+			options->label = argument[1];
 		else if (strcmp(name, "--last-pid") == 0)
 			options->last_pid = parse_number(name, argument[1]);
 		else if (strcmp(name, "--exec-fd") == 0)
@@ -136,7 +146,7 @@ static void die_with_creator(void)
 }
 
 /* The parent may lie outside of this PID namespace: then getppid is 0 as long as it lives. */
-static void die_with_parent(pid_t parent)
+void die_with_parent(pid_t parent)
 {
 	pid_t now;
 
@@ -156,6 +166,8 @@ static void close_on_exec(int fd, const char *what)
 _Noreturn static void child(const struct options *options, int last_pid_file, pid_t parent)
 {
 	die_with_parent(parent);
+	if (options->confined)
+		confined_run(parent, options->label, options->argv);
 	/* The kernel takes the number for the PID namespace of the process that writes it. */
 	if (options->last_pid >= 0)
 		write_number("write ns_last_pid", last_pid_file, options->last_pid);
@@ -185,7 +197,11 @@ static int enter(const struct options *options)
 
 	if (options->exec_fd >= 0 && !(options->argv && options->argv[0]))
 		fail("--exec-fd", "needs -- ARGV0 ...");
-	if (options->exec_fd < 0 && options->argv)
+	if (options->confined && !(options->argv && options->argv[0]))
+		fail("--confined", "needs -- COMMAND ...");
+	if (options->confined && (options->exec_fd >= 0 || options->last_pid >= 0))
+		fail("--confined", "goes with --cgroup and --label only");
+	if (options->exec_fd < 0 && options->argv && !options->confined)
 		fail("--", "needs --exec-fd");
 	die_with_creator();
 	/* With SIGCHLD ignored the kernel would throw the child's exit code away. */
@@ -202,6 +218,12 @@ static int enter(const struct options *options)
 		if (last_pid_file < 0)
 			fail_errno("/proc/sys/kernel/ns_last_pid");
 	}
+	if (options->confined) {
+		confinement_read(options->pidfd);
+		/* No process of the container may open /proc/PID/exe or memory of the child. */
+		if (prctl(PR_SET_DUMPABLE, 0, 0, 0, 0) < 0)
+			fail_errno("PR_SET_DUMPABLE");
+	}
 	/* Before anything is allocated: memory is charged to the pod. */
 	for (size_t i = 0; i < options->cgroup_count; i++)
 		write_number("join cgroup", options->cgroups[i], 0);
@@ -216,59 +238,12 @@ static int enter(const struct options *options)
 	return await_child(pid);
 }
 
-/* The kernel's own limit for all filters of a process (MAX_INSNS_PER_PATH) bounds the output. */
-enum { MOST_INSTRUCTIONS = 32768 };
-
-static struct {
-	uint8_t bytes[sizeof(uint32_t) + MOST_INSTRUCTIONS * sizeof(struct sock_filter)];
-	size_t used;
-} output;
-
-static void put_count(uint32_t count)
-{
-	memcpy(output.bytes + output.used, &count, sizeof(count));
-	output.used += sizeof(count);
-}
-
-/* Filter 0 is the oldest. Returns its number of instructions, -1 after the newest. */
-static long get_filter(pid_t pid, unsigned long index, struct sock_filter *filter)
-{
-	return syscall(SYS_ptrace, PTRACE_SECCOMP_GET_FILTER, pid, index, filter);
-}
-
-/* Returns what failed, with errno set, or NULL. The process is in a ptrace stop. */
-static const char *read_filters(pid_t pid)
-{
-	uint32_t count = 0;
-
-	while (get_filter(pid, count, NULL) >= 0)
-		count++;
-	/* ENOENT: no further one. EINVAL: the process has no filter at all. */
-	if (errno != ENOENT && !(errno == EINVAL && count == 0))
-		return "PTRACE_SECCOMP_GET_FILTER";
-
-	put_count(count);
-	for (uint32_t index = 0; index < count; index++) {
-		long length = get_filter(pid, index, NULL);
-		size_t size = (size_t)length * sizeof(struct sock_filter);
-
-		if (length < 0)
-			return "PTRACE_SECCOMP_GET_FILTER";
-		errno = E2BIG;
-		if (output.used + sizeof(uint32_t) + size > sizeof(output.bytes))
-			return "seccomp filters";
-		put_count((uint32_t)length);
-		if (get_filter(pid, index, (struct sock_filter *)(output.bytes + output.used)) < 0)
-			return "PTRACE_SECCOMP_GET_FILTER";
-		output.used += size;
-	}
-	return NULL;
-}
+static struct filters filters;
 
 static int write_output(void)
 {
-	for (size_t done = 0; done < output.used;) {
-		ssize_t count = write(STDOUT_FILENO, output.bytes + done, output.used - done);
+	for (size_t done = 0; done < filters.used;) {
+		ssize_t count = write(STDOUT_FILENO, filters.bytes + done, filters.used - done);
 
 		if (count < 0 && errno != EINTR)
 			fail_errno("write");
@@ -278,35 +253,10 @@ static int write_output(void)
 	return 0;
 }
 
-/*
- * PTRACE_SEIZE and INTERRUPT send no signal and keep a group stop in force. The process may stop
- * for a signal that arrives at this moment instead: it is delivered with the detach. Output is
- * collected first, so that a slow reader of stdout does not hold the process.
- */
+/* Collected first, so that a slow reader of stdout does not hold the process. */
 static int seccomp(pid_t pid)
 {
-	const char *problem;
-	int status, error;
-	long signal_number = 0;
-
-	if (ptrace(PTRACE_SEIZE, pid, NULL, NULL) < 0)
-		fail_errno("PTRACE_SEIZE");
-	if (ptrace(PTRACE_INTERRUPT, pid, NULL, NULL) < 0)
-		fail_errno("PTRACE_INTERRUPT");
-	if (waitpid(pid, &status, __WALL) < 0)
-		fail_errno("waitpid");
-	if (!WIFSTOPPED(status))
-		fail("PTRACE_SEIZE", "the process has ended");
-	if (status >> 16 != PTRACE_EVENT_STOP)
-		signal_number = WSTOPSIG(status);
-
-	problem = read_filters(pid);
-	error = errno;
-	/* The end of this process detaches as well, but without the signal. */
-	ptrace(PTRACE_DETACH, pid, NULL, (void *)signal_number);
-	errno = error;
-	if (problem)
-		fail_errno(problem);
+	filters_read(pid, &filters);
 	return write_output();
 }
 
@@ -316,7 +266,9 @@ int main(int argc, char **argv)
 
 	if (argc < 2)
 		fail("usage", "chrek-enter [--pidfd FD] [--cgroup FD]... [--last-pid N] "
-			      "[--exec-fd FD] [-- ARGV0 ARGV...] | --seccomp PID");
+			      "[--exec-fd FD] [-- ARGV0 ARGV...] | "
+			      "--confined FD [--cgroup FD]... [--label TEXT] -- COMMAND ... | "
+			      "--seccomp PID");
 	parse(&options, argv + 1);
 	return options.seccomp >= 0 ? seccomp(options.seccomp) : enter(&options);
 }
