@@ -128,6 +128,13 @@ class PeerError(ChrekError):
     exit_code = 25
 
 
+class CheckpointError(ChrekError):
+    """A checkpoint that was waited for has failed or is not Ready in time."""
+
+    reason = names.Reason.JOB_FAILED
+    exit_code = 26
+
+
 class ApiError(ChrekError):
     """The Kubernetes API server refused or did not answer.
 
@@ -149,3 +156,32 @@ class ApiError(ChrekError):
     ) -> None:
         super().__init__(message, hint=hint, reason=reason)
         self.status = status
+
+
+class RegistryError(ChrekError):
+    """A container registry refused or did not answer.
+
+    Attributes:
+        status: HTTP status code; 0 when there was no answer or none that can be used.
+        denied: it wants proof of who asks, or other proof than it got.
+        wait: seconds that it asked to be left alone for.
+    """
+
+    reason = names.Reason.REGISTRY_FAILED
+    exit_code = 31
+    retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        status: int = 0,
+        denied: bool = False,
+        wait: float = 0.0,
+        hint: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, reason=reason)
+        self.status = status
+        self.denied = denied
+        self.wait = wait

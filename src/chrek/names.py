@@ -194,4 +194,5 @@ class Reason(enum.StrEnum):
     TOO_MANY_VARIANTS = "TooManyVariants"
     RESULT_MISSING = "ResultMissing"
     API_FAILED = "ApiFailed"
+    REGISTRY_FAILED = "RegistryFailed"
     INTERNAL_ERROR = "InternalError"

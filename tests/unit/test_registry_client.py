@@ -1,0 +1,336 @@
+"""Requests to a registry, over a real connection to a fake one."""
+
+import email.utils
+import json
+import socket
+import time
+
+import pytest
+
+from chrek import errors
+from chrek.registry import client, keyring, reference
+from fakes import registry as fake
+
+RUN = {"Entrypoint": ["/bin/worker"], "Cmd": ["--port", "8000"]}
+ME = keyring.Credential("secret ns/pull", "me", "hunter2")
+
+
+@pytest.fixture(autouse=True)
+def direct(monkeypatch):
+    """No proxy of this machine, and no waiting between attempts."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(client.RANDOM, "uniform", lambda low, high: 0.001)
+
+
+@pytest.fixture
+def server():
+    with fake.Registry() as made:
+        yield made
+
+
+@pytest.fixture
+def other():
+    with fake.Registry() as made:
+        yield made
+
+
+def connect(server, credential=None, **options):
+    options = {"plain_http": True, "deadline": 10.0, **options}
+    return client.Client(server.host, credential=credential, **options)
+
+
+def image(server, rest="acme/worker:2"):
+    return reference.parse(f"{server.host}/{rest}")
+
+
+async def config(server, credential=None, **options):
+    """The configuration of acme/worker:2."""
+    async with connect(server, credential, **options) as made:
+        answer = await made.manifest(image(server))
+        raw = await made.blob("acme/worker", answer.manifest.config, limit=4 << 20)
+        return json.loads(raw)["config"]
+
+
+async def refused(server, credential=None, **options):
+    with pytest.raises(errors.RegistryError) as raised:
+        await config(server, credential, **options)
+    assert "hunter2" not in str(raised.value)
+    return raised.value
+
+
+async def test_a_manifest_and_its_configuration(server):
+    stored = server.image("acme/worker", "2", RUN)
+    assert await config(server) == RUN
+    first = server.requests[0]
+    assert first.path == "/v2/acme/worker/manifests/2"
+    wanted = {fake.OCI_INDEX, fake.OCI_MANIFEST, fake.DOCKER_LIST, fake.DOCKER_MANIFEST}
+    assert set(first.headers["Accept"].split(", ")) == wanted
+    assert first.headers["User-Agent"].startswith("chrek/")
+    assert not any(one.authorization for one in server.requests)
+    async with connect(server) as made:
+        assert (await made.manifest(image(server))).digest == stored["digest"]
+        assert await made.digest(image(server)) == stored["digest"]
+        by_digest = image(server, f"acme/worker@{stored['digest']}")
+        assert (await made.manifest(by_digest)).digest == stored["digest"]
+
+
+async def test_an_index_says_for_which_platforms(server):
+    one = server.image("acme/worker", "amd64", RUN)
+    server.index("acme/worker", "2", [(fake.LINUX, one)])
+    async with connect(server) as made:
+        (part,) = (await made.manifest(image(server))).manifest.manifests
+    assert (part.digest, part.platform) == (one["digest"], fake.LINUX)
+
+
+async def test_basic_proof_is_given_when_it_is_asked_for(server):
+    server.image("acme/worker", "2", RUN)
+    server.users, server.scheme = {"me": "hunter2"}, "basic"
+    assert await config(server, ME) == RUN
+    assert [bool(one.authorization) for one in server.requests] == [False, True, True]
+
+
+async def test_a_token_is_fetched_once_for_a_repository(server):
+    server.image("acme/worker", "2", RUN)
+    server.users = {"me": "hunter2"}
+    assert await config(server, ME) == RUN
+    paths = [one.path for one in server.requests]
+    assert paths.count("/token") == 1
+    (asked,) = [one for one in server.requests if one.path == "/token"]
+    assert asked.query == {"service": "fake", "scope": "repository:acme/worker:pull"}
+    assert asked.authorization == ME.basic()
+    others = [one for one in server.requests if one.path != "/token"]
+    assert {one.authorization for one in others} == {"", f"Bearer {server.token}"}
+
+
+async def test_a_token_that_has_expired_is_fetched_again(server):
+    server.image("acme/worker", "2", RUN)
+    server.users = {"me": "hunter2"}
+    async with connect(server, ME) as made:
+        await made.manifest(image(server))
+        server.token = "another"
+        assert (await made.manifest(image(server))).manifest.config
+
+
+async def test_anonymous_tokens(server):
+    """Public images of Docker Hub and others want a token, but no user."""
+    server.image("acme/worker", "2", RUN)
+    server.users = {"me": "hunter2"}
+    server.token = "anonymous repository:acme/worker:pull"
+    assert await config(server) == RUN
+    assert not next(one for one in server.requests if one.path == "/token").authorization
+
+
+async def test_an_identity_token_is_exchanged(server):
+    server.image("acme/worker", "2", RUN)
+    server.users, server.refresh_tokens = {"me": "hunter2"}, {"hunter2-refresh"}
+    one = keyring.Credential("s", "00000000", "", "hunter2-refresh")
+    assert await config(server, one) == RUN
+    (asked,) = [one for one in server.requests if one.path == "/token"]
+    assert asked.method == "POST"
+    assert b"grant_type=refresh_token" in asked.body
+    assert not asked.authorization
+
+
+async def test_a_wrong_password(server):
+    server.image("acme/worker", "2", RUN)
+    server.users = {"me": "other"}
+    err = await refused(server, ME)
+    assert (err.status, err.denied) == (401, True)
+    assert "incorrect username or password" in err.message
+    assert "pull secret" in err.hint
+    assert server.count("GET", "/token") == 1, "it is not tried again"
+    server.scheme = "basic"
+    err = await refused(server, ME)
+    assert "401 UNAUTHORIZED: authentication required" in err.message
+
+
+@pytest.mark.parametrize("challenge", ["", "Negotiate", "Bearer service=x", "Basic"])
+async def test_proof_that_cannot_be_given(server, challenge):
+    server.image("acme/worker", "2", RUN)
+    server.users, server.challenge = {"me": "hunter2"}, challenge
+    assert (await refused(server)).denied
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    "realm", ["ftp://x/token", "/token", "http://", "https://u:p@x/token", "http://[", "x"]
+)
+async def test_credentials_go_to_no_odd_token_server(server, realm):
+    server.image("acme/worker", "2", RUN)
+    server.users, server.realm = {"me": "hunter2"}, realm
+    assert "token server" in (await refused(server, ME)).message
+
+
+async def test_a_registry_with_tls_may_not_name_a_token_server_without(server):
+    server.users = {"me": "hunter2"}
+    async with connect(server, ME, plain_http=False) as made:
+        with pytest.raises(errors.RegistryError, match="is not at https:"):
+            await made._token({"realm": f"{server.url}/token"}, "acme/worker")
+    assert server.requests == []
+
+
+async def test_tls_is_spoken_unless_told_otherwise(server):
+    err = await refused(server, plain_http=False, deadline=1.0)
+    assert (err.status, server.requests) == (0, [])
+    assert "plainHttpRegistries" in err.hint
+
+
+async def test_a_credential_does_not_follow_a_blob_to_another_host(server, other):
+    server.image("acme/worker", "2", RUN)
+    server.users, server.blobs_at, other.blobs = {"me": "hunter2"}, other.url, server.blobs
+    for scheme in ("bearer", "basic"):
+        server.scheme = scheme
+        assert await config(server, ME) == RUN
+    assert len(other.requests) == 2
+    assert not any(one.authorization for one in other.requests)
+
+
+async def test_nor_does_another_host_get_one_by_asking(server, other):
+    server.image("acme/worker", "2", RUN)
+    server.users, server.blobs_at = {"me": "hunter2"}, other.url
+    other.script["/elsewhere/"] = [
+        (401, {"WWW-Authenticate": 'Basic realm="x"'}, b""),
+    ]
+    assert (await refused(server, ME)).status == 401
+    assert not any(one.authorization for one in other.requests)
+
+
+async def test_redirects_within_the_registry_keep_the_proof(server):
+    server.image("acme/worker", "2", RUN)
+    server.users, server.scheme, server.blobs_at = {"me": "hunter2"}, "basic", ""
+    server.manifests["acme/old", "2"] = server.manifests["acme/worker", "2"]
+    moved = {"Location": "/v2/acme/old/manifests/2"}
+    server.script["/v2/acme/worker/manifests/"] = [
+        (401, {"WWW-Authenticate": 'Basic realm="x"'}, b""),
+        (307, moved, b""),
+    ]
+    assert await config(server, ME) == RUN
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("file:///etc/passwd", "redirects to file:"),
+        ("http://[", "it redirects to 'http://['"),
+        ("?again", "more than 5 redirects"),
+    ],
+)
+async def test_redirects_that_lead_nowhere(server, target, message):
+    server.script["/v2/"] = [(302, {"Location": target}, b"")] * 9
+    assert message in (await refused(server)).message
+
+
+async def test_what_is_passing_is_tried_again(server):
+    server.image("acme/worker", "2", RUN)
+    server.users = {"me": "hunter2"}
+    server.script["/v2/acme/worker/manifests/"] = [(503, {}, b""), (429, {}, b"")]
+    server.script["/token"] = [(502, {}, b"")]
+    server.script["/v2/acme/worker/blobs/"] = [(500, {}, b"")]
+    assert await config(server, ME) == RUN
+
+
+async def test_it_waits_as_long_as_it_is_asked_to(server):
+    server.image("acme/worker", "2", RUN)
+    server.script["/v2/"] = [(429, {"Retry-After": "1"}, b"")]
+    started = time.monotonic()
+    assert await config(server) == RUN
+    assert 0.9 < time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize("seconds", ["60", email.utils.formatdate(time.time() + 900, usegmt=True)])
+async def test_but_not_beyond_the_deadline(server, seconds):
+    body = b'{"errors": [{"code": "TOOMANYREQUESTS", "message": "slow down"}]}'
+    server.script["/v2/"] = [(429, {"Retry-After": seconds}, body)]
+    started = time.monotonic()
+    err = await refused(server)
+    assert "429 TOOMANYREQUESTS: slow down" in err.message
+    assert err.wait >= 60
+    assert time.monotonic() - started < 1
+    assert len(server.requests) == 1
+
+
+async def test_what_lasts_is_given_up(server):
+    server.script["/v2/"] = [(503, {}, b"")] * 99
+    assert (await refused(server)).status == 503
+    assert len(server.requests) == client.ATTEMPTS
+
+
+async def test_what_is_refused_is_not_tried_again(server):
+    err = await refused(server)
+    assert "404 MANIFEST_UNKNOWN: manifest unknown" in err.message
+    assert "/manifests/2" in err.message
+    assert len(server.requests) == 1
+
+
+async def test_a_slow_registry(server):
+    server.delay_seconds = 2.0
+    started = time.monotonic()
+    err = await refused(server, deadline=0.3)
+    assert (err.status, err.retryable) == (0, True)
+    assert time.monotonic() - started < 1.5
+
+
+async def test_nobody_there():
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        name = f"127.0.0.1:{bound.getsockname()[1]}"
+        async with client.Client(name, plain_http=True, deadline=0.5) as made:
+            with pytest.raises(errors.RegistryError, match="no answer") as raised:
+                await made.manifest(reference.parse(f"{name}/x"))
+    assert "reach" in raised.value.hint
+
+
+async def test_bytes_that_are_not_what_was_asked_for(server):
+    stored = server.image("acme/worker", "2", RUN)
+    (blob,) = server.blobs
+    server.blobs[blob] += b" "
+    err = await refused(server)
+    assert f"what it sent is not {blob}" in err.message
+    kind, raw = server.manifests["acme/worker", stored["digest"]]
+    server.manifests["acme/worker", stored["digest"]] = (kind, raw + b" ")
+    async with connect(server) as made:
+        with pytest.raises(errors.RegistryError, match="is not sha256:"):
+            await made.manifest(image(server, f"acme/worker@{stored['digest']}"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [b"<html>", b"[]", b'{"config": 1}', b"\xff", b'{"schemaVersion": 1}', b'{"manifests": [{}]}'],
+)
+async def test_what_is_no_manifest(server, body):
+    server.put("acme/worker", "2", fake.OCI_MANIFEST, body)
+    err = await refused(server)
+    assert "/manifests/2" in err.message
+    assert not err.retryable
+
+
+async def test_sizes_are_bounded(server):
+    server.put("acme/worker", "2", fake.OCI_MANIFEST, b" " * (client.MANIFEST_BYTES + 1))
+    assert "it has more than 4194304 bytes" in (await refused(server)).message
+    raw = b" " * 100
+    said = client.Descriptor(digest=server.blob(raw), size=100)
+    understated = client.Descriptor(digest=said.digest, size=1)
+    async with connect(server) as made:
+        assert await made.blob("acme/worker", said, limit=100) == raw
+        before = len(server.requests)
+        with pytest.raises(errors.RegistryError, match="it has 100 bytes, more than 99"):
+            await made.blob("acme/worker", said, limit=99)
+        assert len(server.requests) == before
+        with pytest.raises(errors.RegistryError, match="it has more than 99 bytes"):
+            await made.blob("acme/worker", understated, limit=99)
+
+
+async def test_digests_of_an_unknown_kind(server):
+    odd = client.Descriptor(digest="md5:x", size=1)
+    server.blobs["md5:x"] = b"x"
+    async with connect(server) as made:
+        with pytest.raises(errors.RegistryError, match="digests of 'md5' are not known"):
+            await made.blob("acme/worker", odd, limit=9)
+
+
+@pytest.mark.parametrize("body", [b"", b"[]", b"{}", b'{"token": 1}', b'{"token": "a\\nb"}'])
+async def test_what_is_no_token(server, body):
+    server.users = {"me": "hunter2"}
+    server.script["/token"] = [(200, {}, body)]
+    assert "the answer has no token" in (await refused(server, ME)).message
