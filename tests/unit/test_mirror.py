@@ -14,7 +14,6 @@ ELSEWHERE = {
     "chrek.inode": "tests/unit/test_archive.py",
     **dict.fromkeys(
         (
-            "chrek.operator.checkpoints",
             "chrek.operator.controllers",
             "chrek.operator.graphs",
             "chrek.operator.health",

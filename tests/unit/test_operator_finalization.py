@@ -85,8 +85,9 @@ async def test_the_last_one_takes_the_artifacts_with_it():
         going(spec={"deletionPolicy": "Retain"}, variants=[VARIANT]),
         going(spec={"identity": {"model": "m"}}, variants=[VARIANT]),
         going(spec={"identity": None}),
+        {**going(), "spec": None},
     ],
-    ids=["never looked at", "no artifact", "kept", "not an identity", "no identity"],
+    ids=["never looked at", "no artifact", "kept", "not an identity", "no identity", "no spec"],
 )
 async def test_nothing_to_delete(item):
     world = World(item)

@@ -204,8 +204,8 @@ def _graphs(cache: cache_module.Cache, namespace: str, reference: str) -> list[s
 
 def _digest(item: Object) -> str:
     try:
-        return identity.parse(item["spec"]["identity"]).hash()
-    except (errors.InputError, KeyError):
+        return identity.parse((item.get("spec") or {}).get("identity")).hash()
+    except errors.InputError:
         return ""
 
 

@@ -69,8 +69,8 @@ class Finalization:
         metadata, old = checkpoint["metadata"], checkpoint.get("status") or {}
         namespace = metadata["namespace"]
         try:
-            digest = identity.parse(checkpoint["spec"]["identity"]).hash()
-        except (errors.InputError, KeyError):
+            digest = identity.parse((checkpoint.get("spec") or {}).get("identity")).hash()
+        except errors.InputError:
             return deletion.Outcome("done", "it has no identity")
         if await self.stop_jobs(checkpoint):
             return deletion.Outcome("running", "its jobs are being stopped")
