@@ -92,7 +92,7 @@ def test_the_api_server_takes_every_object(live, helm, dry, values):
     assert "Warning" not in done.stderr, done.stderr
 
 
-def test_only_the_agent_writes_results(live, helm):
+def test_only_the_agent_writes_what_is_believed_of_pods(live, helm):
     with namespace(live, "chart-policy") as name, contextlib.ExitStack() as stack:
         documents = helm.template(namespace=name)
         kinds = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
@@ -145,6 +145,20 @@ def test_only_the_agent_writes_results(live, helm):
         live.kubectl(*annotate, f"{result}=true", agent)
         done = live.kubectl(*annotate, f"{result}-", check=False)
         assert refused[1] in done.stderr, "a result can be taken away"
+        # How a worker started is written with the condition, through the status.
+        start = "nvidia.com/chrek-start"
+        done = live.kubectl(*annotate, f"{start}=forged", check=False)
+        assert refused[1] in done.stderr
+        condition = {"type": "nvidia.com/Restored", "status": "True"}
+        told = {"metadata": {"annotations": {start: "told"}}, "status": {"conditions": [condition]}}
+        live.kubectl(*status, f"--patch={json.dumps(told)}", agent)
+        found = json.loads(live.kubectl("get", "pod", "b", f"--namespace={name}", "-ojson").stdout)
+        assert found["metadata"]["annotations"][start] == "told"
+        assert "nvidia.com/Restored" in [c["type"] for c in found["status"]["conditions"]]
+        done = live.kubectl(
+            *status, f"--patch={json.dumps(told).replace('told', 'x')}", check=False
+        )
+        assert refused[1] in done.stderr
 
 
 def test_an_installation_that_cannot_work_says_so_before_it_makes_anything(live):

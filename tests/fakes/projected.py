@@ -123,11 +123,12 @@ class Reporter:
 
     def __init__(self):
         self.told = []
+        self.starts = []
         self.results = []
         self.refuse = None
 
-    def start(self, pod, reason, message, *, restored):
-        self.told.append((pod.name, str(reason), message, restored))
+    def start(self, pod, start):
+        self.starts.append((pod.name, start))
 
     def event(self, pod, kind, reason, message):
         self.told.append((pod.name, kind, str(reason), message))

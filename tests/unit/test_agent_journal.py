@@ -34,6 +34,14 @@ def test_a_restore_that_was_cut_off_has_failed(tmp_path):
     assert "the agent ended" in found.message
 
 
+def test_a_worker_on_probation_is_none_that_was_cut_off(tmp_path):
+    record = journal.Record(pod="ns/p", state="restored", uuid="u1", variant="v", container="c")
+    journal.Journal(tmp_path).put("uid-1", record)
+    ((uid, found),) = journal.Journal(tmp_path).items()
+    assert (uid, found.state) == ("uid-1", "restored")
+    assert (found.uuid, found.variant, found.container) == ("u1", "v", "c")
+
+
 def test_a_second_record_replaces_the_first(tmp_path):
     made = journal.Journal(tmp_path)
     made.put("uid-1", RESTORING)

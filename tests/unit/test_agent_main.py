@@ -11,11 +11,12 @@ import socket
 import subprocess
 
 import aiohttp
+import msgspec
 import pytest
 import yaml
 
 from chrek import config, errors, peer
-from chrek.agent import main
+from chrek.agent import journal, main
 from fakes import projected, watchable
 
 CONTAINER = {"name": "main", "image": "llm:1", "command": ["serve"]}
@@ -126,6 +127,31 @@ async def test_a_worker_is_answered(agent, init):
     assert line == "cold CheckpointNotFound no DynamoCheckpoint llm in namespace ns"
 
 
+async def test_a_pod_that_cannot_be_restored(agent, init, server):
+    refused = ("HostNamespace", "hostPID cannot be combined with checkpoints")
+    agent._pods["uid-1"] = msgspec.structs.replace(projected.POD, refused=refused)
+    line = await converse(agent, init, "chrek 1 start", like(init))
+    assert line == " ".join(("cold", *refused))
+    await agent._reporter.drain()
+    bodies = [json.loads(body) for method, _, _, body in server.requests if method == "PATCH"]
+    start = json.loads(bodies[0]["metadata"]["annotations"]["nvidia.com/chrek-start"])
+    assert (start["outcome"], start["reason"]) == ("cold", "HostNamespace")
+
+
+async def test_a_worker_that_is_served_already(agent, init, monkeypatch):
+    """By an agent before this one; it may still be captured."""
+    served = []
+
+    async def serve(conn, caller, pod_of, checkpoints_of, directory, cold):
+        served.append((pod_of().name, checkpoints_of(), directory, cold))
+        await conn.send("served")
+
+    monkeypatch.setattr(agent._captures, "serve", serve)
+    agent._pods["uid-1"] = projected.POD
+    assert await converse(agent, init, "chrek 1 serving", like(init)) == "served"
+    assert served == [("p", [], -1, None)]
+
+
 REFUSED = {
     "whom the kernel does not know": (
         lambda init: errors.PeerError("process 7 is not PID 1 of a container"),
@@ -196,6 +222,35 @@ async def test_pods_come_and_go(agent, server, tmp_path):
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def test_a_worker_that_dies_on_probation(agent, monkeypatch):
+    """The pod's status says so; when it is the pod's end, before the pod is forgotten."""
+    monkeypatch.setattr(agent._sockets, "open", lambda uid: None)
+    told = projected.Reporter()
+    monkeypatch.setattr(agent._probation, "_reporter", told)
+    record = journal.Record(pod="ns/p", state="restored", uuid="u", variant="v", container="c1")
+    agent._probation.begin(projected.POD, record)
+    dead = msgspec.structs.replace(projected.POD, exits={"c1": 1}, finished=True)
+    agent._pod_changed("ns/p", dead, projected.POD)
+    assert [start.outcome for _, start in told.starts] == ["unhealthy"]
+    assert agent._journal.get("uid-1") is None
+
+
+async def test_the_api_server_is_asked_for_a_pod(agent, server, monkeypatch):
+    item = {
+        "metadata": {"namespace": "ns", "name": "p", **POD},
+        "spec": {"containers": [CONTAINER]},
+    }
+    answers = [item, {**item, "metadata": {**item["metadata"], "uid": "uid-2"}}, None]
+
+    async def find(*_):
+        return answers.pop(0)
+
+    monkeypatch.setattr(agent._client, "find", find)
+    assert (await agent._look(projected.POD)).uid == "uid-1"
+    assert await agent._look(projected.POD) is None
+    assert await agent._look(projected.POD) is None
 
 
 async def test_what_keeps_the_agent_from_being_ready(agent, tmp_path):

@@ -1,6 +1,7 @@
 """What the API server is told, and that telling never fails what is told."""
 
 import asyncio
+import datetime
 import json
 
 import pytest
@@ -28,10 +29,21 @@ def told(server):
     return [(method, path, json.loads(body)) for method, path, _, body in server.requests]
 
 
+RESTORED = report.Start(
+    outcome="restored", reason="Restored", message="restored 1.00 GB", uuid="u-1", variant="aaaa"
+)
+
+
+def cold(reason="Incompatible", message="", **fields):
+    return report.Start(**{"outcome": "cold", "reason": reason, "message": message, **fields})
+
+
 async def test_a_restored_pod(server, reporter):
-    reporter.start(POD, "Restored", "restored 1.00 GB", restored=True)
+    """The condition and the annotation, which the operator reads, cost one request."""
+    reporter.start(POD, RESTORED)
     await reporter.drain()
     requests = {method: (path, body) for method, path, body in told(server)}
+    assert len(server.requests) == 2
     path, event = requests["POST"]
     assert path == "/apis/events.k8s.io/v1/namespaces/ns/events"
     assert (event["type"], event["reason"], event["note"]) == (
@@ -45,6 +57,16 @@ async def test_a_restored_pod(server, reporter):
     (condition,) = patch["status"]["conditions"]
     assert condition["type"] == names.CONDITION_RESTORED
     assert (condition["status"], condition["reason"]) == ("True", "Restored")
+    start = json.loads(patch["metadata"]["annotations"][names.ANNOTATION_START])
+    assert start == {
+        "outcome": "restored",
+        "reason": "Restored",
+        "message": "restored 1.00 GB",
+        "uuid": "u-1",
+        "variant": "aaaa",
+        "at": condition["lastTransitionTime"],
+    }
+    assert datetime.datetime.fromisoformat(start["at"]).tzinfo is not None
 
 
 @pytest.mark.parametrize(
@@ -57,20 +79,54 @@ async def test_a_restored_pod(server, reporter):
     ],
 )
 async def test_a_cold_start(server, reporter, reason, kind):
-    reporter.start(POD, reason, "why " * 1000, restored=False)
+    reporter.start(POD, cold(reason, "why " * 1000))
     await reporter.drain()
     bodies = {method: body for method, _, body in told(server)}
     assert bodies["POST"]["type"] == kind
     (condition,) = bodies["PATCH"]["status"]["conditions"]
     assert (condition["status"], condition["reason"]) == ("False", reason)
     assert len(condition["message"]) == 1024
+    start = json.loads(bodies["PATCH"]["metadata"]["annotations"][names.ANNOTATION_START])
+    assert (start["outcome"], start["uuid"], start["variant"]) == ("cold", "", "")
+    assert len(start["message"]) == 1024
+
+
+async def test_a_worker_that_died_is_restored_no_more(server, reporter):
+    reporter.start(
+        POD, cold("WorkerDied", "it died", outcome="unhealthy", at="2026-01-01T00:00:00Z")
+    )
+    await reporter.drain()
+    bodies = {method: body for method, _, body in told(server)}
+    assert bodies["POST"]["type"] == "Warning"
+    (condition,) = bodies["PATCH"]["status"]["conditions"]
+    assert condition["status"] == "False"
+    assert condition["lastTransitionTime"] == "2026-01-01T00:00:00Z"
+
+
+async def test_of_one_pod_the_last_report_stays(reporter, monkeypatch):
+    """A slow answer to the first must not let it overtake the second."""
+    begun, ended = [], []
+
+    async def patch(version, plural, namespace, name, body, **_):
+        start = json.loads(body["metadata"]["annotations"][names.ANNOTATION_START])
+        begun.append(start["message"])
+        await asyncio.sleep(0.05 / len(begun))
+        ended.append(start["message"])
+
+    monkeypatch.setattr(reporter._client, "patch", patch)
+    for number in range(3):
+        reporter.start(POD, cold(message=str(number)))
+    await asyncio.sleep(0.01)
+    assert begun == ["0"]
+    await reporter.drain()
+    assert ended == ["0", "1", "2"]
 
 
 async def test_a_server_that_refuses_fails_nothing(server, reporter, caplog):
     server.refusals = [(403, "forbidden")] * 2
-    reporter.start(POD, "Restored", "", restored=True)
+    reporter.start(POD, RESTORED)
     await reporter.drain()
-    assert {r.getMessage() for r in caplog.records} >= {"cannot set the pod condition"}
+    assert {r.getMessage() for r in caplog.records} >= {"cannot report a start on its pod"}
 
 
 RESULT = {"uuid": "u", "bytes": 7, "steps": {"dump": 1.5}}

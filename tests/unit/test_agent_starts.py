@@ -1,6 +1,7 @@
 """A worker's start, with a chrek-init on the other end; only the restore itself is replaced."""
 
 import asyncio
+import dataclasses
 import os
 import pathlib
 import subprocess
@@ -9,10 +10,40 @@ import threading
 import msgspec
 import pytest
 
-from chrek import config, errors, names, restore
-from chrek.agent import journal, slots, starts
+from chrek import config, errors, names, procfs, restore
+from chrek.agent import journal, objects, probation, slots, starts
 from fakes import projected
 from fakes.projected import POD, checkpoint
+
+
+class Marks:
+    """Readers' marks, without an API server."""
+
+    def __init__(self):
+        self.readers = []
+        self.left = []
+        self.outcome = None
+        self.delay = 0.0
+
+    async def enter(self, namespace, identity_hash):
+        await asyncio.sleep(self.delay)
+        if self.outcome:
+            raise self.outcome
+        self.readers.append((namespace, identity_hash))
+
+    def leave(self, namespace, identity_hash):
+        self.left.append((namespace, identity_hash))
+
+
+class Source:
+    """Keeps the workers that it is to serve."""
+
+    def __init__(self):
+        self.served = []
+
+    async def serve(self, conn, caller, pod_of, checkpoints_of, directory, cold):
+        self.served.append((pod_of().name, len(checkpoints_of()), directory, cold.reason))
+        await conn.send("serve", cold.reason, cold.message)
 
 
 class Scene:
@@ -27,18 +58,52 @@ class Scene:
             silenceTimeoutSeconds=30,
         )
         self.base = path / "checkpoints"
-        self.journal = journal.Journal(path / "signals")
+        self.signals = path / "signals"
         self.reporter = projected.Reporter()
         self.slots = slots.Slots(1)
+        self.marks = Marks()
+        self.source = Source()
+        self.woken = []
+        self.wake_outcome = None
         self.init = projected.Init(pid)
+        self.agent()
 
-    async def start(self, *, pod=POD, checkpoints=()):
-        made = starts.Starts(self.settings, "chrek", self.reporter, self.journal, self.slots)
+    def agent(self):
+        """Another agent, with the journal of the one before it."""
+        self.journal = journal.Journal(self.signals)
+        self.probation = probation.Probation(self.reporter, self.journal, look=self.look)
+
+    async def look(self, pod):
+        return pod
+
+    async def wake(self, action, *, pod_ip, caller, what):
+        self.woken.append((action, pod_ip, caller.pid, what, self.journal.get("uid-1").state))
+        if self.wake_outcome:
+            raise self.wake_outcome
+
+    async def start(self, *, pod=POD, checkpoints=(), container="c" * 64):
+        made = starts.Starts(
+            self.settings,
+            "chrek",
+            reporter=self.reporter,
+            records=self.journal,
+            slots=self.slots,
+            trial=self.probation,
+            marks=self.marks,
+            source=self.source,
+            call=self.wake,
+        )
+        there = list(checkpoints)
+        caller = dataclasses.replace(self.init.peer, container_id=container, pod_uid=pod.uid)
         async with asyncio.timeout(5):
-            await made.handle(self.init.conn, self.init.peer, pod, list(checkpoints))
+            await made.handle(self.init.conn, caller, lambda: pod, lambda: there, 7)
 
-    def artifact(self, **source):
-        return checkpoint(variants=(projected.commit(self.base, **source),))
+    def artifact(self, **changed):
+        return checkpoint(variants=(projected.commit(self.base),), **changed)
+
+    def told(self):
+        """Outcome, reason, uuid and variant of every report."""
+        return [(s.outcome, str(s.reason), s.uuid, s.variant) for _, s in self.reporter.starts]
 
 
 @pytest.fixture
@@ -82,26 +147,122 @@ async def test_a_worker_without_checkpoint_starts_cold(scene, restoring):
     line = "cold CheckpointNotFound no DynamoCheckpoint llm in namespace ns"
     assert await scene.init.read() == line
     assert not calls
-    assert scene.reporter.told == [
-        ("p", "CheckpointNotFound", line.partition("CheckpointNotFound ")[2], False)
-    ]
+    ((name, start),) = scene.reporter.starts
+    assert (name, start.outcome, start.reason) == ("p", "cold", "CheckpointNotFound")
+    assert start.message == line.partition("CheckpointNotFound ")[2]
     assert scene.journal.get("uid-1") is None
 
 
+def other_environment(scene):
+    return checkpoint(variants=(projected.commit(scene.base, environment={}),))
+
+
+def lost(scene):
+    return checkpoint(variants=(objects.Variant("aaaa", "00000009", "sha256:1"),))
+
+
 COLD = {
-    "not Ready": (lambda scene: checkpoint(phase="Creating"), "CheckpointNotReady"),
-    "another variant": (lambda scene: checkpoint(variants=()), "NoMatchingVariant"),
-    "no artifact": (lambda scene: checkpoint(), "InvalidSpec"),
-    "another environment": (lambda scene: scene.artifact(environment={}), "Incompatible"),
+    "not Ready": (
+        lambda scene: checkpoint(phase="Creating", variants=()),
+        *("CheckpointNotReady", "", ""),
+    ),
+    "another variant": (lambda scene: checkpoint(variants=()), "NoMatchingVariant", "", ""),
+    "a lost artifact": (lost, "ArtifactMissing", "00000009", "aaaa"),
+    "a bad name": (
+        lambda scene: checkpoint(variants=(objects.Variant("aaaa", "/", "sha256:1"),)),
+        *("InvalidSpec", "/", "aaaa"),
+    ),
+    "being deleted": (lambda scene: checkpoint(deleting=True), "BeingDeleted", "", ""),
+    "suspect": (
+        lambda scene: checkpoint(variants=(objects.Variant("aaaa", "00000009", suspect=True),)),
+        *("Suspect", "00000009", "aaaa"),
+    ),
 }
 
 
-@pytest.mark.parametrize(("given", "reason"), COLD.values(), ids=list(COLD))
-async def test_other_reasons_for_a_cold_start(scene, restoring, given, reason):
+@pytest.mark.parametrize(("given", "reason", "uuid", "variant"), COLD.values(), ids=list(COLD))
+async def test_other_reasons_for_a_cold_start(scene, restoring, given, reason, uuid, variant):
     calls = restoring()
     await scene.start(checkpoints=[given(scene)])
     assert (await scene.init.read()).startswith(f"cold {reason} ")
     assert not calls
+    assert scene.told() == [("cold", reason, uuid, variant)]
+    assert scene.journal.get("uid-1") is None
+
+
+async def test_another_environment(scene, restoring):
+    calls = restoring()
+    await scene.start(checkpoints=[other_environment(scene)])
+    assert (await scene.init.read()).startswith("cold Incompatible ")
+    assert not calls
+
+
+async def test_a_variant_of_another_checkpoint_of_the_identity(scene, restoring):
+    """A second object of the same identity has nothing of its own yet; the first has it all."""
+    restoring()
+    mine = checkpoint("mine", phase="Creating", variants=())
+    pod = msgspec.structs.replace(POD, checkpoint="mine")
+    await scene.start(pod=pod, checkpoints=[mine, scene.artifact()])
+    assert await scene.init.read("restored") == "restored"
+
+
+WORKER = msgspec.structs.replace(POD, capture_source="worker")
+SERVED = {
+    "no checkpoint yet": (WORKER, lambda scene: [], "CheckpointNotFound"),
+    "not Ready": (
+        POD,
+        lambda scene: [checkpoint(phase="Pending", variants=(), capture_source="worker")],
+        "CheckpointNotReady",
+    ),
+    "another variant": (
+        POD,
+        lambda scene: [checkpoint(variants=(), capture_source="worker")],
+        "NoMatchingVariant",
+    ),
+    "a lost artifact": (
+        POD,
+        lambda scene: [checkpoint(capture_source="worker", variants=lost(scene).variants)],
+        "ArtifactMissing",
+    ),
+}
+
+
+@pytest.mark.parametrize(("pod", "there", "reason"), SERVED.values(), ids=list(SERVED))
+async def test_a_worker_that_may_become_the_source(scene, restoring, pod, there, reason):
+    checkpoints = there(scene)
+    await scene.start(pod=pod, checkpoints=checkpoints)
+    assert (await scene.init.read()).startswith(f"serve {reason} ")
+    assert scene.source.served == [("p", len(checkpoints), 7, reason)]
+    assert [outcome for outcome, *_ in scene.told()] == ["cold"]
+
+
+NOT_SERVED = {
+    "of a checkpoint that a job captures": (WORKER, lambda scene: [checkpoint(variants=())]),
+    "of one that is being deleted": (
+        POD,
+        lambda scene: [checkpoint(deleting=True, capture_source="worker")],
+    ),
+    "that only differs from the captured one": (
+        POD,
+        lambda scene: [
+            checkpoint(variants=other_environment(scene).variants, capture_source="worker")
+        ],
+    ),
+}
+
+
+@pytest.mark.parametrize(("pod", "there"), NOT_SERVED.values(), ids=list(NOT_SERVED))
+async def test_other_workers_are_no_sources(scene, restoring, pod, there):
+    await scene.start(pod=pod, checkpoints=there(scene))
+    assert (await scene.init.read()).startswith("cold ")
+    assert scene.source.served == []
+
+
+async def test_a_restore_where_workers_are_captured(scene, restoring):
+    restoring()
+    await scene.start(checkpoints=[scene.artifact(capture_source="worker")])
+    assert await scene.init.read("restored") == "restored"
+    assert scene.source.served == []
 
 
 async def test_a_restored_worker(scene, restoring, process):
@@ -117,10 +278,10 @@ async def test_a_restored_worker(scene, restoring, process):
     assert artifact.manifest.uuid == item.variants[0].uuid
     assert (pid, volumes, timeout) == (process.pid, {}, 300)
     assert staging.name == "c" * 64
-    assert scene.journal.get("uid-1") is None
-    ((_, reason, message, restored),) = scene.reporter.told
-    assert (reason, restored) == ("Restored", True)
-    assert "in 0.75 s (0.50 s in CRIU)" in message
+    assert scene.told() == [("restored", "Restored", item.variants[0].uuid, "aaaa")]
+    assert "in 0.75 s (0.50 s in CRIU)" in scene.reporter.starts[0][1].message
+    assert scene.marks.readers == scene.marks.left == [("ns", projected.HASH)]
+    assert scene.woken == []
 
 
 async def test_an_artifact_of_the_releases_own_namespace(scene, restoring):
@@ -154,7 +315,9 @@ async def test_a_restore_that_fails(scene, restoring, error, reason):
     record = scene.journal.get("uid-1")
     assert (record.state, record.reason, record.message) == ("failed", reason, str(error))
     assert record.uuid == item.variants[0].uuid
-    assert scene.reporter.told == [("p", reason, str(error), False)]
+    assert scene.told() == [("failed", reason, item.variants[0].uuid, "aaaa")]
+    assert scene.reporter.starts[0][1].message == str(error)
+    assert scene.marks.left == [("ns", projected.HASH)]
 
 
 async def test_after_a_failure_the_pods_next_start_is_cold(scene, restoring, tmp_path):
@@ -163,11 +326,12 @@ async def test_after_a_failure_the_pods_next_start_is_cold(scene, restoring, tmp
     await scene.start(checkpoints=[item])
     assert await scene.init.read("failed") == "failed CriuFailed boom"
     # The next container, and an agent that was started since.
-    scene.journal = journal.Journal(tmp_path / "signals")
-    await scene.start(checkpoints=[item])
+    scene.agent()
+    await scene.start(checkpoints=[item], container="d" * 64)
     line = "cold PreviousRestoreFailed the last restore in this pod failed: CriuFailed: boom"
     assert await scene.init.read("cold") == line
     assert len(calls) == 1
+    assert scene.told()[1] == (*("cold", "PreviousRestoreFailed", item.variants[0].uuid, "aaaa"),)
     # A newer artifact is another matter, and so is another pod.
     restoring()
     await scene.start(pod=msgspec.structs.replace(POD, uid="uid-2"), checkpoints=[item])
@@ -258,7 +422,7 @@ async def test_a_signal_path_that_cannot_be_written(scene, restoring, tmp_path):
     await scene.start(checkpoints=[item])
     assert (await scene.init.read()).startswith("cold StoreFailed ")
     assert not calls
-    assert scene.reporter.told[0][1] == names.Reason.STORE_FAILED
+    assert scene.told() == [("cold", "StoreFailed", "", "")]
 
 
 async def test_a_failure_is_told_even_when_it_cannot_be_recorded(scene, restoring, tmp_path):
@@ -270,3 +434,91 @@ async def test_a_failure_is_told_even_when_it_cannot_be_recorded(scene, restorin
     restoring(lose)
     await scene.start(checkpoints=[scene.artifact()])
     assert await scene.init.read("failed") == "failed CriuFailed boom"
+
+
+async def test_a_restored_worker_is_on_probation(scene, restoring):
+    """From before chrek-init hears of it: the record of the restore never just vanishes."""
+    restoring()
+    item = scene.artifact()
+    await scene.start(checkpoints=[item])
+    record = scene.journal.get("uid-1")
+    assert (record.state, record.uuid) == ("restored", item.variants[0].uuid)
+    assert (record.variant, record.container) == ("aaaa", "c" * 64)
+
+
+async def test_a_worker_that_died_on_probation_starts_cold(scene, restoring):
+    calls = restoring()
+    item = scene.artifact()
+    uuid = item.variants[0].uuid
+    await scene.start(checkpoints=[item])
+    scene.agent()
+    dead = msgspec.structs.replace(POD, exits={"c" * 64: 1})
+    await scene.start(pod=dead, checkpoints=[item], container="d" * 64)
+    line = await scene.init.read("cold")
+    assert line.startswith("cold PreviousRestoreFailed the last restore in this pod failed: Worker")
+    assert len(calls) == 1
+    # The pod stays what the operator counts, whichever of the two reports it sees.
+    assert scene.told()[1:] == [
+        ("unhealthy", "WorkerDied", uuid, "aaaa"),
+        ("unhealthy", "PreviousRestoreFailed", uuid, "aaaa"),
+    ]
+
+
+async def test_a_worker_that_ended_well_is_restored_again(scene, restoring):
+    calls = restoring()
+    item = scene.artifact()
+    await scene.start(checkpoints=[item])
+    ended = msgspec.structs.replace(POD, exits={"c" * 64: 0})
+    await scene.start(pod=ended, checkpoints=[item], container="d" * 64)
+    assert len(calls) == 2
+
+
+async def test_a_deletion_that_was_there_first(scene, restoring):
+    """Known before CRIU starts, whatever was prepared meanwhile."""
+    criu = []
+    restoring(lambda: criu.append("started"))
+    scene.marks.outcome = errors.ArtifactError("x", reason=names.Reason.BEING_DELETED)
+    scene.marks.delay = 0.05
+    await scene.start(checkpoints=[scene.artifact()])
+    assert await scene.init.read("failed") == "failed BeingDeleted x"
+    assert criu == []
+    assert scene.marks.left == [("ns", projected.HASH)]
+
+
+async def test_criu_starts_when_the_mark_is_there(scene, restoring):
+    scene.marks.delay = 0.05
+    seen = []
+    restoring(lambda: seen.extend(scene.marks.readers))
+    await scene.start(checkpoints=[scene.artifact()])
+    assert seen == [("ns", projected.HASH)]
+
+
+WAKE = {"http": {"port": 8000, "path": "/wake_up"}}
+
+
+async def test_a_restored_worker_is_woken(scene, restoring, process):
+    """Before chrek-init is told that it runs."""
+    restoring()
+    pod = msgspec.structs.replace(POD, ip="10.0.0.7")
+    await scene.start(pod=pod, checkpoints=[scene.artifact(wake=WAKE)])
+    assert await scene.init.read("restored") == "restored"
+    assert scene.woken == [(WAKE, "10.0.0.7", process.pid, "wake", "restoring")]
+
+
+async def test_an_address_that_the_api_server_does_not_know_yet(scene, restoring, monkeypatch):
+    restoring()
+    monkeypatch.setattr(procfs, "addresses", lambda pid: ["10.0.0.8", "fd00::8"])
+    await scene.start(checkpoints=[scene.artifact(wake=WAKE)])
+    assert scene.woken[0][1] == "10.0.0.8"
+
+
+async def test_a_worker_that_does_not_wake_was_not_restored(scene, restoring):
+    restoring()
+    item = scene.artifact(wake=WAKE)
+    scene.wake_outcome = errors.ChrekError("500", reason=names.Reason.WAKE_FAILED)
+    pod = msgspec.structs.replace(POD, ip="10.0.0.7")
+    await scene.start(pod=pod, checkpoints=[item])
+    assert await scene.init.read("failed") == "failed WakeFailed 500"
+    assert not any(line and line.startswith("restored") for line in scene.init.lines)
+    assert scene.told() == [("failed", "WakeFailed", item.variants[0].uuid, "aaaa")]
+    assert scene.journal.get("uid-1").state == "failed"

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import platform
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 from chrek import errors, manifest, names
 from chrek import store as stores
@@ -20,48 +21,99 @@ class Cold(Exception):  # noqa: N818 - a decision, not an error
 
     reason: str
     message: str
+    uuid: str = ""
+    """The artifact that was not used; empty where there is none."""
+    variant: str = ""
 
 
-def find(
-    checkpoints: Iterable[objects.Checkpoint], namespace: str, wanted: str
-) -> objects.Checkpoint:
-    """The DynamoCheckpoint that an annotation names: by name, else by identity hash.
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """All DynamoCheckpoints of one identity in a namespace; they share their artifacts."""
+
+    first: objects.Checkpoint
+    """The one that was named, else one that is Ready, if any is."""
+    others: tuple[objects.Checkpoint, ...] = ()
+
+    @property
+    def all(self) -> tuple[objects.Checkpoint, ...]:
+        """The first, then the others."""
+        return (self.first, *self.others)
+
+    @property
+    def wake(self) -> Mapping[str, Any] | None:
+        """The call that a restored worker needs."""
+        return next((c.wake for c in self.all if c.wake), None)
+
+
+def find(checkpoints: Iterable[objects.Checkpoint], namespace: str, wanted: str) -> Found:
+    """What an annotation names: by name, else by identity hash.
+
+    One that is being deleted counts only while another of its identity lives: its artifacts go
+    with the last.
 
     Raises:
         Cold: there is none.
     """
     here = [c for c in checkpoints if c.namespace == namespace]
     named = [c for c in here if c.name == wanted]
-    hashed = [c for c in here if c.identity_hash == wanted]
-    ready = [c for c in (*named, *hashed) if c.phase == names.Phase.READY]
-    found = next(iter(ready or named or hashed), None)
-    if found is None:
+    identity = next((c.identity_hash for c in named if c.identity_hash), "")
+    group = named + [
+        c for c in here if c.name != wanted and c.identity_hash and c.identity_hash == identity
+    ]
+    group = group or [c for c in here if c.identity_hash == wanted]
+    if not group:
         raise Cold(
             names.Reason.CHECKPOINT_NOT_FOUND,
             f"no DynamoCheckpoint {wanted} in namespace {namespace}",
         )
-    return found
+    if all(c.deleting for c in group):
+        raise Cold(names.Reason.BEING_DELETED, f"DynamoCheckpoint {group[0].name} is being deleted")
+    group.sort(key=lambda c: (c.deleting, c.name != wanted, c.phase != names.Phase.READY))
+    return Found(group[0], tuple(group[1:]))
 
 
-def choose(checkpoint: objects.Checkpoint, pod: objects.Pod) -> objects.Variant:
-    """The variant that fits a pod.
+def choose(found: Found, pod: objects.Pod) -> tuple[objects.Checkpoint, objects.Variant]:
+    """The newest variant that fits a pod, and a DynamoCheckpoint that has it.
 
     Raises:
-        Cold: the checkpoint is not Ready or has none that fits.
+        Cold: there is none that fits and is usable.
     """
-    if checkpoint.phase != names.Phase.READY:
+    fitting = [(c, v) for c in found.all for v in c.variants if v.name == pod.variant]
+    suspect = {v.uuid for _, v in fitting if v.suspect}
+    usable = [(c, v) for c, v in fitting if v.uuid not in suspect]
+    if usable:
+        return max(usable, key=lambda pair: pair[1].created_at)
+    if fitting:
+        checkpoint, variant = fitting[0]
         raise Cold(
-            names.Reason.CHECKPOINT_NOT_READY,
-            f"DynamoCheckpoint {checkpoint.name} is {checkpoint.phase or 'not seen yet'}",
+            names.Reason.SUSPECT,
+            "workers restored from it died or never got Ready; to try again: kubectl annotate "
+            f"dckpt {checkpoint.name} --namespace {checkpoint.namespace} "
+            f"{names.ANNOTATION_RETRY}=<anything new> --overwrite",
+            uuid=variant.uuid,
+            variant=variant.name,
         )
-    for variant in checkpoint.variants:
-        if variant.name == pod.variant:
-            return variant
-    raise Cold(
-        names.Reason.NO_VARIANT,
-        f"DynamoCheckpoint {checkpoint.name} was captured from another image or command than "
-        f"{pod.image} {' '.join(pod.command)}",
-    )
+    ready = next((c for c in found.all if c.phase == names.Phase.READY), None)
+    if ready is None:
+        first = found.first
+        state = f"DynamoCheckpoint {first.name} is {first.phase or 'not seen yet'}"
+        why = ": ".join(text for text in (first.reason, first.message) if text)
+        raise Cold(names.Reason.CHECKPOINT_NOT_READY, f"{state}: {why}" if why else state)
+    raise Cold(names.Reason.NO_VARIANT, _difference(ready, found, pod))
+
+
+def _difference(ready: objects.Checkpoint, found: Found, pod: objects.Pod) -> str:
+    """What about a pod no variant was captured with."""
+    images = sorted({v.image for c in found.all for v in c.variants if v.image})
+    if images and pod.image not in images:
+        differs = f"image {', '.join(images)}; this pod's is {pod.image}"
+    elif images:
+        differs = f"another command; this pod's is {' '.join(pod.command)}"
+    else:
+        differs = f"another image or command than {pod.image} {' '.join(pod.command)}"
+    text = f"DynamoCheckpoint {ready.name} was captured with {differs}"
+    states = [c.phase for f in found.all for c in f.captures if c.variant == pod.variant]
+    return f"{text} (the capture for this pod is {states[0]})" if states else text
 
 
 def artifact(
@@ -79,7 +131,7 @@ def artifact(
         found = store.open(checkpoint.identity_hash, variant.name, variant.uuid, variant.digest)
         compare(found.manifest, pod)
     except errors.ChrekError as err:
-        raise Cold(err.reason, str(err)) from err
+        raise Cold(err.reason, str(err), uuid=variant.uuid, variant=variant.name) from err
     return found
 
 

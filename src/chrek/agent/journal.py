@@ -1,7 +1,7 @@
 """What this node's agent has in flight, on the signal path: it survives the agent.
 
 One small JSON file for each pod. A restarted agent learns from it which restores were cut off (the
-pod's next start is cold) and which stages of dumps were left behind.
+pod's next start is cold) and which restored workers are still on probation.
 """
 
 from __future__ import annotations
@@ -24,12 +24,17 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     pod: str
     """`namespace/name`, for whoever reads the file."""
-    state: Literal["restoring", "failed"]
+    state: Literal["restoring", "restored", "failed"]
+    """`restored`: on probation."""
     uuid: str
     """The artifact: a failure with one artifact says nothing about the next."""
+    variant: str = ""
+    container: str = ""
+    """ID of the container that was restored."""
     reason: str = ""
     message: str = ""
     at: float = 0.0
+    """Seconds since the epoch at which the state began."""
 
 
 class Journal:
@@ -61,6 +66,10 @@ class Journal:
                 )
                 LOG.warning("restore was cut off", pod=record.pod, uuid=record.uuid)
             self._records[file.stem] = record
+
+    def items(self) -> list[tuple[str, Record]]:
+        """All records with the UIDs of their pods."""
+        return list(self._records.items())
 
     def get(self, pod_uid: str) -> Record | None:
         """The record of a pod."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import os
 import pathlib
 import shutil
@@ -12,7 +13,19 @@ import socket
 
 from chrek import config, errors, log, peer
 from chrek import store as stores
-from chrek.agent import captures, connection, http, journal, metrics, objects, report, starts
+from chrek.agent import (
+    calls,
+    captures,
+    connection,
+    http,
+    journal,
+    metrics,
+    objects,
+    probation,
+    readers,
+    report,
+    starts,
+)
 from chrek.agent import slots as slots_module
 from chrek.agent import sockets as sockets_module
 from chrek.kube import api
@@ -52,8 +65,26 @@ class Agent:
         self._reporter = report.Reporter(self._client, node)
         slots = slots_module.Slots(settings.maxConcurrentOperations)
         self._slots = slots
-        self._starts = starts.Starts(settings, namespace, self._reporter, self._journal, slots)
         self._captures = captures.Captures(settings, node, namespace, self._reporter, slots)
+        self._probation = probation.Probation(self._reporter, self._journal, look=self._look)
+        self._readers = readers.Readers(
+            self._client,
+            node,
+            release=settings.release,
+            namespace=namespace,
+            restore_seconds=settings.restoreTimeoutSeconds,
+        )
+        self._starts = starts.Starts(
+            settings,
+            namespace,
+            reporter=self._reporter,
+            records=self._journal,
+            slots=slots,
+            trial=self._probation,
+            marks=self._readers,
+            source=self._captures,
+            call=calls.call,
+        )
         self._sockets = sockets_module.Sockets(pathlib.Path(settings.kubeletRoot), self._serve)
         self._pod_informers = [
             api.Informer(
@@ -96,7 +127,7 @@ class Agent:
         # ready yet finds the next agent.
         if not await self._slots.idle(timeout_seconds=self._settings.dumpTimeoutSeconds):
             LOG.error("operations still running are given up")
-        await self._reporter.drain()
+        await asyncio.gather(self._reporter.drain(), self._readers.drain())
         for task in (*tasks, *upkeep):
             task.cancel()
         await runner.cleanup()
@@ -117,14 +148,24 @@ class Agent:
     def _pod_changed(
         self, _key: str, pod: objects.Pod | None, previous: objects.Pod | None
     ) -> None:
-        if pod is not None and not pod.finished:
-            self._pods[pod.uid] = pod
-            self._sockets.open(pod.uid)
+        if pod is not None:
+            self._probation.changed(pod)
+            if not pod.finished:
+                self._pods[pod.uid] = pod
+                self._sockets.open(pod.uid)
         for gone in (previous, pod):
             if gone is not None and (pod is None or pod.finished or pod.uid != gone.uid):
                 self._pods.pop(gone.uid, None)
                 self._sockets.close(gone.uid)
+                self._probation.gone(gone.uid)
                 self._journal.drop(gone.uid)
+
+    async def _look(self, pod: objects.Pod) -> objects.Pod | None:
+        """A pod as the API server has it now."""
+        item = await self._client.find("v1", "pods", pod.namespace, pod.name)
+        if item is None or item["metadata"].get("uid") != pod.uid:
+            return None
+        return objects.pod(item)
 
     async def _prune_journal(self) -> None:
         for informer in self._pod_informers:
@@ -159,17 +200,23 @@ class Agent:
                 await conn.send("cold", err.reason, str(err))
                 return
             if pod.refused is not None:
-                await conn.send("cold", *pod.refused)
+                reason, message = pod.refused
+                await conn.send("cold", reason, message)
+                start = report.Start(outcome="cold", reason=reason, message=message)
+                self._reporter.start(pod, start)
                 return
             for informer in self._checkpoint_informers:
                 await informer.synced.wait()
+            pod_of = functools.partial(self._pods.get, pod_uid)
             if role == "chrek 1 source" and pod.capture:
-                await self._captures.handle(
-                    *(conn, caller, lambda: self._pods.get(pod_uid)),
-                    *(self._checkpoints(), directory),
-                )
+                await self._captures.handle(conn, caller, pod_of, self._checkpoints(), directory)
             elif role == "chrek 1 start" and pod.checkpoint:
-                await self._starts.handle(conn, caller, pod, self._checkpoints())
+                await self._starts.handle(conn, caller, pod_of, self._checkpoints, directory)
+            elif role == "chrek 1 serving" and pod.checkpoint:
+                # Started by an agent before this one, to be captured while it serves.
+                await self._captures.serve(
+                    *(conn, caller, pod_of, self._checkpoints, directory), cold=None
+                )
             else:
                 await conn.send("cold", "PeerRefused", f"pod {pod.name} does not ask for that")
 

@@ -9,6 +9,9 @@ import prometheus_client as prometheus
 STARTS = prometheus.Counter(
     "chrek_starts_total", "Container starts by outcome and Reason.", ["outcome", "reason"]
 )
+UNHEALTHY = prometheus.Counter(
+    "chrek_unhealthy_total", "Restored workers that died or never got ready.", ["reason"]
+)
 CAPTURES = prometheus.Counter(
     "chrek_captures_total", "Captures by outcome and Reason.", ["outcome", "reason"]
 )

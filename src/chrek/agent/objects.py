@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from chrek import eligibility, errors, manifest, names, variant
+from chrek import eligibility, errors, manifest, names, state, variant
 
 _OURS = frozenset(
     {
@@ -192,7 +192,7 @@ def _probe_delay(container: Mapping[str, Any]) -> int:
 def checkpoint(item: Mapping[str, Any]) -> Checkpoint:
     """Project a DynamoCheckpoint."""
     metadata, spec = item["metadata"], item.get("spec") or {}
-    status = item.get("status") or {}
+    status = state.status_of(item)
     conditions = {c.get("type"): c for c in status.get("conditions") or []}
     ready = conditions.get(names.CONDITION_READY, {})
     return Checkpoint(

@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import json
 import time
+import weakref
 from collections.abc import Coroutine, Mapping
-from typing import Any
+from typing import Any, Literal
+
+import msgspec
 
 from chrek import errors, log, names
 from chrek.agent import objects
@@ -18,6 +21,22 @@ from chrek.kube import api
 
 LOG = log.get(__name__)
 RESULT_ATTEMPTS = 8
+MESSAGE_CHARACTERS = 1024
+
+
+class Start(msgspec.Struct, frozen=True, kw_only=True):
+    """How a managed container started, as the annotation says it; the operator reads it there."""
+
+    outcome: Literal["restored", "cold", "failed", "unhealthy"]
+    """`failed`: the restore; `unhealthy`: the restored worker, which died or never got ready. A
+    pod that starts cold because of that stays `unhealthy`, lest the operator miss it."""
+    reason: str
+    message: str
+    uuid: str = ""
+    """The artifact, where it matters; empty where there was none."""
+    variant: str = ""
+    at: str = ""
+    """RFC 3339; filled in when it is reported."""
 
 
 class Reporter:
@@ -27,12 +46,18 @@ class Reporter:
         self._client = client
         self._node = node
         self._pending: set[asyncio.Task[None]] = set()
+        self._turns: weakref.WeakValueDictionary[str, asyncio.Lock] = weakref.WeakValueDictionary()
 
-    def start(self, pod: objects.Pod, reason: str, message: str, *, restored: bool) -> None:
-        """Report how a container started; returns at once."""
-        kind = "Normal" if restored or reason in _EXPECTED else "Warning"
-        self._spawn(self._event(pod, kind, reason, message))
-        self._spawn(self._condition(pod, reason, message, restored=restored))
+    def start(self, pod: objects.Pod, start: Start) -> None:
+        """Report how a container started; returns at once. Of one pod the last report stays."""
+        start = msgspec.structs.replace(
+            start, message=start.message[:MESSAGE_CHARACTERS], at=start.at or rfc3339(time.time())
+        )
+        normal = start.outcome == "restored" or start.reason in _EXPECTED
+        kind = "Normal" if normal else "Warning"
+        self._spawn(self._event(pod, kind, start.reason, start.message))
+        turn = self._turns.setdefault(pod.uid, asyncio.Lock())
+        self._spawn(self._started(pod, start, turn))
 
     def event(self, pod: objects.Pod, kind: str, reason: str, message: str) -> None:
         """Post an Event on a pod; returns at once."""
@@ -84,25 +109,34 @@ class Reporter:
             instance=self._node,
         )
 
-    async def _condition(
-        self, pod: objects.Pod, reason: str, message: str, *, restored: bool
-    ) -> None:
+    async def _started(self, pod: objects.Pod, start: Start, turn: asyncio.Lock) -> None:
+        """Annotation and condition in one request: the status of a pod carries its metadata."""
         condition = {
             "type": names.CONDITION_RESTORED,
-            "status": "True" if restored else "False",
-            "reason": reason,
-            "message": message[:1024],
-            "lastTransitionTime": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "status": "True" if start.outcome == "restored" else "False",
+            "reason": start.reason,
+            "message": start.message,
+            "lastTransitionTime": start.at,
         }
-        body = {"metadata": {"uid": pod.uid}, "status": {"conditions": [condition]}}
+        annotations = {names.ANNOTATION_START: msgspec.json.encode(start).decode()}
+        body = {
+            "metadata": {"uid": pod.uid, "annotations": annotations},
+            "status": {"conditions": [condition]},
+        }
         try:
-            await self._client.patch(
-                *("v1", "pods", pod.namespace, pod.name, body),
-                kind="strategic",
-                subresource="status",
-            )
+            async with turn:
+                await self._client.patch(
+                    *("v1", "pods", pod.namespace, pod.name, body),
+                    kind="strategic",
+                    subresource="status",
+                )
         except errors.ApiError as err:
-            LOG.warning("cannot set the pod condition", pod=pod.name, error=str(err))
+            LOG.warning("cannot report a start on its pod", pod=pod.name, error=str(err))
+
+
+def rfc3339(seconds: float) -> str:
+    """A time since the epoch as Kubernetes writes it."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
 
 
 _EXPECTED = frozenset({names.Reason.CHECKPOINT_NOT_READY, names.Reason.CHECKPOINT_NOT_FOUND})

@@ -1,5 +1,6 @@
 """A worker's start: answer chrek-init with `cold` or restore the container.
 
+A worker that its checkpoint is to be captured from starts cold too, and is handed to the captures.
 Nothing is changed in the container before chrek-init was told `restoring`. From then on every
 failure ends that container (or, where it never restarts, its command starts cold in place), and the
 journal makes the pod's next start cold.
@@ -9,17 +10,69 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import pathlib
 import signal
 import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any, Protocol
+
+import msgspec
 
 from chrek import config, errors, log, names, peer, procfs, restore
 from chrek import store as stores
-from chrek.agent import connection, decision, journal, metrics, objects, report
+from chrek.agent import (
+    connection,
+    decision,
+    journal,
+    metrics,
+    objects,
+    probation,
+    readers,
+    report,
+)
 from chrek.agent import slots as slots_module
 
 LOG = log.get(__name__)
+_CAPTURABLE = frozenset(
+    {
+        names.Reason.CHECKPOINT_NOT_FOUND,
+        names.Reason.CHECKPOINT_NOT_READY,
+        names.Reason.NO_VARIANT,
+        names.Reason.SUSPECT,
+        names.Reason.ARTIFACT_MISSING,
+        names.Reason.ARTIFACT_CORRUPT,
+        names.Reason.DIGEST_MISMATCH,
+        names.Reason.ARTIFACT_UNREADABLE,
+    }
+)
+"""Of cold starts: there is no artifact for such a pod, so it may become the source of one."""
+_UNHEALTHY = frozenset({names.Reason.WORKER_DIED, names.Reason.NEVER_READY})
+
+
+class Source(Protocol):
+    """Serves workers that may be captured while they serve."""
+
+    async def serve(
+        self,
+        conn: connection.Connection,
+        caller: peer.Peer,
+        pod_of: Callable[[], objects.Pod | None],
+        checkpoints_of: Callable[[], list[objects.Checkpoint]],
+        directory: int,
+        cold: decision.Cold,
+    ) -> None:
+        """Start a worker with `serve` and stay with it to its end."""
+
+
+class Call(Protocol):
+    """Makes a quiesce or wake call."""
+
+    async def __call__(
+        self, action: Mapping[str, Any], *, pod_ip: str, caller: peer.Peer, what: str
+    ) -> None:
+        """Raises ChrekError when it fails."""
 
 
 class Starts:
@@ -29,46 +82,82 @@ class Starts:
         self,
         settings: config.AgentConfig,
         own_namespace: str,
+        *,
         reporter: report.Reporter,
         records: journal.Journal,
         slots: slots_module.Slots,
+        trial: probation.Probation,
+        marks: readers.Readers,
+        source: Source,
+        call: Call,
     ) -> None:
         self._settings = settings
         self._own_namespace = own_namespace
         self._reporter = reporter
         self._journal = records
         self._slots = slots
+        self._probation = trial
+        self._readers = marks
+        self._source = source
+        self._call = call
 
     async def handle(
         self,
         conn: connection.Connection,
         caller: peer.Peer,
-        pod: objects.Pod,
-        checkpoints: list[objects.Checkpoint],
+        pod_of: Callable[[], objects.Pod | None],
+        checkpoints_of: Callable[[], list[objects.Checkpoint]],
+        directory: int,
     ) -> None:
-        """Serve one connected chrek-init to the end."""
+        """Serve one connected chrek-init to the end.
+
+        Args:
+            pod_of: the pod as it is now; None once it is gone.
+            checkpoints_of: all DynamoCheckpoints as they are now.
+            directory: descriptor of the pod's chrek volume.
+        """
+        pod = pod_of()
+        if pod is None:
+            return
         begin = time.monotonic()
         logger = LOG.bind(pod=pod.name, namespace=pod.namespace, container=caller.container_id[:12])
+        checkpoints = checkpoints_of()
         try:
-            variant, artifact = await self._decide(pod, checkpoints)
-            record = journal.Record(
-                pod=f"{pod.namespace}/{pod.name}", state="restoring", uuid=variant.uuid
-            )
-            self._record(pod, record)
+            plan = await self._decide(pod, caller, checkpoints)
         except decision.Cold as cold:
-            await conn.send("cold", cold.reason, cold.message)
-            logger.info(
-                "cold",
-                reason=cold.reason,
-                detail=cold.message,
-                decision_seconds=round(time.monotonic() - begin, 6),
-            )
-            metrics.STARTS.labels(outcome="cold", reason=cold.reason).inc()
-            self._reporter.start(pod, cold.reason, cold.message, restored=False)
+            self._cold(pod, cold, begin, logger)
+            if cold.reason in _CAPTURABLE and _from_worker(pod, checkpoints):
+                await self._source.serve(conn, caller, pod_of, checkpoints_of, directory, cold)
+            else:
+                await conn.send("cold", cold.reason, cold.message)
             return
-        logger = logger.bind(checkpoint=artifact.manifest.identityHash, uuid=variant.uuid)
-        decided = time.monotonic() - begin
-        await self._restore(conn, caller, pod, artifact, record, logger, decided)
+        logger = logger.bind(checkpoint=plan.artifact.manifest.identityHash, uuid=plan.record.uuid)
+        await self._restore(conn, caller, pod_of, plan, logger, time.monotonic() - begin)
+
+    def _cold(
+        self, pod: objects.Pod, cold: decision.Cold, begin: float, logger: log.Logger
+    ) -> None:
+        logger.info(
+            "cold",
+            reason=cold.reason,
+            detail=cold.message,
+            decision_seconds=round(time.monotonic() - begin, 6),
+        )
+        metrics.STARTS.labels(outcome="cold", reason=cold.reason).inc()
+        start = report.Start(
+            outcome="cold",
+            reason=cold.reason,
+            message=cold.message,
+            uuid=cold.uuid,
+            variant=cold.variant,
+        )
+        record = self._journal.get(pod.uid)
+        previous = cold.reason == names.Reason.PREVIOUS_RESTORE_FAILED
+        if record is not None and previous and record.reason in _UNHEALTHY:
+            start = msgspec.structs.replace(
+                start, outcome="unhealthy", at=report.rfc3339(record.at)
+            )
+        self._reporter.start(pod, start)
 
     def _record(self, pod: objects.Pod, record: journal.Record) -> None:
         try:
@@ -80,62 +169,72 @@ class Starts:
             ) from err
 
     async def _decide(
-        self, pod: objects.Pod, checkpoints: list[objects.Checkpoint]
-    ) -> tuple[objects.Variant, stores.Artifact]:
-        checkpoint = decision.find(checkpoints, pod.namespace, pod.checkpoint)
-        variant = decision.choose(checkpoint, pod)
+        self, pod: objects.Pod, caller: peer.Peer, checkpoints: list[objects.Checkpoint]
+    ) -> _Plan:
+        found = decision.find(checkpoints, pod.namespace, pod.checkpoint)
+        checkpoint, variant = decision.choose(found, pod)
+        await self._probation.settle(pod, caller.container_id)
         record = self._journal.get(pod.uid)
         if record is not None and record.state == "failed" and record.uuid == variant.uuid:
             raise decision.Cold(
                 names.Reason.PREVIOUS_RESTORE_FAILED,
                 f"the last restore in this pod failed: {record.reason}: {record.message}",
+                uuid=variant.uuid,
+                variant=variant.name,
             )
         store = stores.Store(
             pathlib.Path(self._settings.storage.pvc.basePath),
             "" if pod.namespace == self._own_namespace else pod.namespace,
         )
-        found = await asyncio.to_thread(decision.artifact, store, checkpoint, variant, pod)
-        return variant, found
+        artifact = await asyncio.to_thread(decision.artifact, store, checkpoint, variant, pod)
+        record = journal.Record(
+            pod=f"{pod.namespace}/{pod.name}",
+            state="restoring",
+            uuid=variant.uuid,
+            variant=variant.name,
+            container=caller.container_id,
+        )
+        self._record(pod, record)
+        return _Plan(artifact=artifact, record=record, wake=found.wake)
 
     async def _restore(
         self,
         conn: connection.Connection,
         caller: peer.Peer,
-        pod: objects.Pod,
-        artifact: stores.Artifact,
-        record: journal.Record,
+        pod_of: Callable[[], objects.Pod | None],
+        plan: _Plan,
         logger: log.Logger,
         decided: float,
     ) -> None:
-        described = artifact.manifest
-        on_failure = "exec" if pod.never_restarts else "exit"
+        pod = pod_of()
+        described = plan.artifact.manifest
+        on_failure = "exec" if pod and pod.never_restarts else "exit"
         silence = self._settings.silenceTimeoutSeconds
-        if not await conn.send("restoring", str(silence), str(described.rootPid), on_failure):
-            self._journal.drop(pod.uid)
+        line = ("restoring", str(silence), str(described.rootPid), on_failure)
+        if pod is None or not await conn.send(*line):
+            self._journal.drop(caller.pod_uid)
             return
         steps = ["queued"]
         beat = asyncio.create_task(_heartbeat(conn, steps, silence / 3))
         try:
-            async with self._slots.taken():
-                result = await asyncio.to_thread(
-                    restore.restore,
-                    artifact,
-                    caller.pid,
-                    pathlib.Path(self._settings.stagingPath) / caller.container_id,
-                    logger,
-                    volumes={v.path: v.exclusive for v in pod.volumes},
-                    timeout_seconds=self._settings.restoreTimeoutSeconds,
-                    progress=lambda name: steps.append(name),
-                )
+            async with self._slots.taken(), self._reading(pod.namespace, plan) as marked:
+                result = await self._in_thread(caller, pod, plan, steps, marked, logger)
+                if plan.wake is not None:
+                    steps.append("wake")
+                    with logger.step("wake", result.seconds):
+                        await self._wake(plan.wake, caller, pod_of() or pod)
             if not caller.alive():
                 raise errors.PeerError("the container ended during the restore")
         except Exception as err:
             beat.cancel()
-            await self._failed(conn, caller, pod, record, err, logger)
+            await self._failed(conn, caller, pod, plan.record, err, logger)
             return
         finally:
             beat.cancel()
-        self._journal.drop(pod.uid)
+        # Before chrek-init hears of it: its worker may end at any moment from then on.
+        self._probation.begin(
+            pod_of() or pod, msgspec.structs.replace(plan.record, state="restored")
+        )
         await conn.send("restored")
         criu = result.seconds["criu"]
         logger.info(
@@ -148,13 +247,60 @@ class Starts:
         )
         metrics.STARTS.labels(outcome="restored", reason=names.Reason.RESTORED).inc()
         metrics.observe("restore", result.seconds)
-        self._reporter.start(
-            pod,
-            names.Reason.RESTORED,
-            f"restored {described.bytes / 1e9:.2f} GB of checkpoint {described.identityHash} in "
-            f"{result.total_seconds:.2f} s ({criu:.2f} s in CRIU)",
-            restored=True,
+        start = report.Start(
+            outcome="restored",
+            reason=names.Reason.RESTORED,
+            message=f"restored {described.bytes / 1e9:.2f} GB of checkpoint "
+            f"{described.identityHash} in {result.total_seconds:.2f} s ({criu:.2f} s in CRIU)",
+            uuid=plan.record.uuid,
+            variant=plan.record.variant,
         )
+        self._reporter.start(pod, start)
+
+    @contextlib.asynccontextmanager
+    async def _reading(self, namespace: str, plan: _Plan) -> AsyncIterator[asyncio.Task[None]]:
+        """While inside, nobody deletes the artifact; yields what tells when that is so."""
+        identity_hash = plan.artifact.manifest.identityHash
+        task = asyncio.create_task(self._readers.enter(namespace, identity_hash))
+        try:
+            yield task
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+            self._readers.leave(namespace, identity_hash)
+
+    async def _in_thread(
+        self,
+        caller: peer.Peer,
+        pod: objects.Pod,
+        plan: _Plan,
+        steps: list[str],
+        marked: asyncio.Task[None],
+        logger: log.Logger,
+    ) -> restore.Restored:
+        loop = asyncio.get_running_loop()
+
+        def progress(name: str) -> None:
+            steps.append(name)
+            if name == "criu":
+                # What came before it was the agent's own preparation.
+                asyncio.run_coroutine_threadsafe(_of(marked), loop).result()
+
+        return await asyncio.to_thread(
+            restore.restore,
+            plan.artifact,
+            caller.pid,
+            pathlib.Path(self._settings.stagingPath) / caller.container_id,
+            logger,
+            volumes={v.path: v.exclusive for v in pod.volumes},
+            timeout_seconds=self._settings.restoreTimeoutSeconds,
+            progress=progress,
+        )
+
+    async def _wake(self, action: Mapping[str, Any], caller: peer.Peer, pod: objects.Pod) -> None:
+        # The kubelet tells the API server of an address later than the container has it.
+        address = pod.ip or next(iter(procfs.addresses(caller.pid)), "")
+        await self._call(action, pod_ip=address, caller=caller, what="wake")
 
     async def _failed(
         self,
@@ -171,9 +317,7 @@ class Starts:
             logger.warning("restore failed", reason=reason, error=str(err), log=_log_of(err))
         else:
             logger.error("restore failed", reason=reason, error=repr(err), exc_info=err)
-        failed = journal.Record(
-            pod=record.pod, state="failed", uuid=record.uuid, reason=reason, message=str(err)
-        )
+        failed = msgspec.structs.replace(record, state="failed", reason=reason, message=str(err))
         try:
             self._journal.put(pod.uid, failed)
         except OSError as problem:
@@ -183,7 +327,36 @@ class Starts:
             await asyncio.to_thread(_empty, caller.pid)
         await conn.send("failed", reason, str(err))
         metrics.STARTS.labels(outcome="failed", reason=reason).inc()
-        self._reporter.start(pod, reason, str(err), restored=False)
+        start = report.Start(
+            outcome="failed",
+            reason=reason,
+            message=str(err),
+            uuid=record.uuid,
+            variant=record.variant,
+        )
+        self._reporter.start(pod, start)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Plan:
+    """A restore that is to be made."""
+
+    artifact: stores.Artifact
+    record: journal.Record
+    wake: Mapping[str, Any] | None
+
+
+def _from_worker(pod: objects.Pod, checkpoints: list[objects.Checkpoint]) -> bool:
+    """Whether a pod's checkpoint is captured from serving pods; it may not be made yet."""
+    try:
+        source = decision.find(checkpoints, pod.namespace, pod.checkpoint).first.capture_source
+    except decision.Cold:
+        source = pod.capture_source
+    return source == names.CaptureSource.WORKER
+
+
+async def _of(task: asyncio.Task[None]) -> None:
+    await task
 
 
 async def _heartbeat(conn: connection.Connection, steps: list[str], seconds: float) -> None:
