@@ -84,6 +84,10 @@ webhookServiceName: {{ include "chrek.webhook.serviceName" . }}
 certificateSecretName: {{ include "chrek.webhook.secretName" . }}
 agentServiceAccountName: {{ include "chrek.agent.name" . }}
 deletionJobPath: /etc/chrek/deletion-job.yaml
+imageLookup:
+  enabled: {{ $operator.imageLookup.enabled }}
+  pullSecretNames: {{ $operator.imageLookup.pullSecretNames | toJson }}
+  plainHttpRegistries: {{ $operator.imageLookup.plainHttpRegistries | toJson }}
 platform:
   graphs: {{ $operator.platform.graphs }}
   checkpoints: {{ $operator.platform.checkpoints }}
