@@ -76,8 +76,8 @@ class Scene:
     async def look(self, pod):
         return pod
 
-    async def wake(self, action, *, pod_ip, caller, what):
-        self.woken.append((action, pod_ip, caller.pid, what, self.journal.get("uid-1").state))
+    async def wake(self, action, *, pod_ip, caller, reason):
+        self.woken.append((action, pod_ip, caller.pid, reason, self.journal.get("uid-1").state))
         if self.wake_outcome:
             raise self.wake_outcome
 
@@ -502,7 +502,7 @@ async def test_a_restored_worker_is_woken(scene, restoring, process):
     pod = msgspec.structs.replace(POD, ip="10.0.0.7")
     await scene.start(pod=pod, checkpoints=[scene.artifact(wake=WAKE)])
     assert await scene.init.read("restored") == "restored"
-    assert scene.woken == [(WAKE, "10.0.0.7", process.pid, "wake", "restoring")]
+    assert scene.woken == [(WAKE, "10.0.0.7", process.pid, "WakeFailed", "restoring")]
 
 
 async def test_an_address_that_the_api_server_does_not_know_yet(scene, restoring, monkeypatch):

@@ -70,9 +70,9 @@ class Call(Protocol):
     """Makes a quiesce or wake call."""
 
     async def __call__(
-        self, action: Mapping[str, Any], *, pod_ip: str, caller: peer.Peer, what: str
+        self, action: Mapping[str, Any], *, pod_ip: str, caller: peer.Peer, reason: str
     ) -> None:
-        """Raises ChrekError when it fails."""
+        """Raises ChrekError with that reason when it fails."""
 
 
 class Starts:
@@ -300,7 +300,7 @@ class Starts:
     async def _wake(self, action: Mapping[str, Any], caller: peer.Peer, pod: objects.Pod) -> None:
         # The kubelet tells the API server of an address later than the container has it.
         address = pod.ip or next(iter(procfs.addresses(caller.pid)), "")
-        await self._call(action, pod_ip=address, caller=caller, what="wake")
+        await self._call(action, pod_ip=address, caller=caller, reason=names.Reason.WAKE_FAILED)
 
     async def _failed(
         self,
