@@ -10,12 +10,11 @@ MOST = 20
 
 ELSEWHERE = {
     "chrek.cli.hash_command": "tests/unit/test_cli.py",
+    "chrek.cli.workload": "tests/unit/test_cli_checkpoint_command.py",
     "chrek.peer": "tests/system/test_peer.py",
     "chrek.inode": "tests/unit/test_archive.py",
     **dict.fromkeys(
         (
-            "chrek.operator.controllers",
-            "chrek.operator.graphs",
             "chrek.operator.health",
             "chrek.operator.leader",
             "chrek.operator.main",

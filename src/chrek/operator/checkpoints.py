@@ -78,7 +78,8 @@ class Checkpoints:
             return await self._finalize(found)
         now = self._clock()
         try:
-            known = identity.parse((found.get("spec") or {}).get("identity"), "spec.identity")
+            spec = found.get("spec") or {}
+            known = identity.parse(spec.get("identity") or {}, "spec.identity")
         except errors.InputError as err:
             await self._write(found, summary.invalid(found, err, now=now))
             return None

@@ -204,7 +204,7 @@ def _graphs(cache: cache_module.Cache, namespace: str, reference: str) -> list[s
 
 def _digest(item: Object) -> str:
     try:
-        return identity.parse((item.get("spec") or {}).get("identity")).hash()
+        return identity.parse((item.get("spec") or {}).get("identity") or {}).hash()
     except errors.InputError:
         return ""
 

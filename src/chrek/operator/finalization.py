@@ -69,7 +69,8 @@ class Finalization:
         metadata, old = checkpoint["metadata"], checkpoint.get("status") or {}
         namespace = metadata["namespace"]
         try:
-            digest = identity.parse((checkpoint.get("spec") or {}).get("identity")).hash()
+            spec = checkpoint.get("spec") or {}
+            digest = identity.parse(spec.get("identity") or {}).hash()
         except errors.InputError:
             return deletion.Outcome("done", "it has no identity")
         if await self.stop_jobs(checkpoint):

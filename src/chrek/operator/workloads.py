@@ -54,7 +54,7 @@ def wish(service: Mapping[str, Any], where: str) -> Wish | None:
     Raises:
         InputError: the section cannot be used.
     """
-    section = service.get("checkpoint") if isinstance(service, Mapping) else None
+    section = service.get("checkpoint")
     if not isinstance(section, Mapping) or not section.get("enabled"):
         return None
     reference = section.get("checkpointRef", "")
@@ -75,6 +75,8 @@ def references(graph: Mapping[str, Any]) -> set[str]:
     """Names and hashes of the checkpoints that a graph's services refer to."""
     found = set()
     for name, service in ((graph.get("spec") or {}).get("services") or {}).items():
+        if not isinstance(service, Mapping):
+            continue  # Of the Dynamo platform's CRD.
         try:
             wanted = wish(service, name)
         except errors.InputError:
