@@ -1,9 +1,12 @@
 """The `chrek` command as a user meets it: stdout, stderr, exit code."""
 
+import hashlib
+import json
 import subprocess
 import sys
 
 import pytest
+import yaml
 from click import testing
 
 import chrek
@@ -29,6 +32,7 @@ spec:
         mode: auto
         identity: {model: meta-llama/Llama-3-8B, backendFramework: vllm, dtype: bfloat16}
 """
+COMMANDS = ("agent", "checkpoint", "hash", "operator", "prune")
 OTHER = """
 kind: Service
 spec: {identity: not ours}
@@ -68,9 +72,36 @@ def test_standard_input(run):
     assert run("hash", "-", stdin=CHECKPOINT).stdout == "96429b2725761a09  warm\n"
 
 
-def test_canonical_text(run):
+def test_a_typed_list_as_the_api_server_answers_it(run):
+    item = json.dumps(yaml.safe_load(CHECKPOINT))
+    result = run("hash", "a", a=f'{{"kind": "DynamoCheckpointList", "items": [{item}]}}')
+    assert result.stdout == "96429b2725761a09  warm\n"
+
+
+@pytest.mark.parametrize("spelling", ["backendFramework", "framework"])
+def test_an_identity_by_itself_is_called_as_its_model(run, spelling):
+    text = f"model: meta-llama/Llama-2-7b-hf\n{spelling}: vllm\n"
+    wanted = "96429b2725761a09  meta-llama/Llama-2-7b-hf\n"
+    assert run("hash", "a", a=text).stdout == wanted
+    assert run("hash", "a", a=f"{text}---\n{text}").stdout == wanted * 2
+    assert run("hash", "-", stdin=text).stdout == wanted
+
+
+def test_a_reference_is_no_identity(run):
+    graph = GRAPH.partition("        mode: auto")[0] + "        checkpointRef: warm\n"
+    result = run("hash", "a", a=graph)
+    assert (result.exit_code, result.stdout) == (errors.InputError.exit_code, "")
+    assert "no identity in it" in result.stderr
+
+
+def test_canonical_text_is_what_is_hashed(run):
     result = run("hash", "--canonical", "a", a=CHECKPOINT)
-    assert result.stdout.startswith('{"model":"meta-llama/Llama-2-7b-hf","backendFramework":"vllm"')
+    text = result.stdout.removesuffix("\n")
+    assert text == (
+        '{"model":"meta-llama/Llama-2-7b-hf","backendFramework":"vllm",'
+        '"tensorParallelSize":1,"pipelineParallelSize":1}'
+    )
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "96429b2725761a09"
 
 
 @pytest.mark.parametrize(
@@ -81,6 +112,17 @@ def test_canonical_text(run):
         ("a: [", "not YAML"),
         (CHECKPOINT.replace("vllm}", "tgi}"), "warm: spec.identity.backendFramework: 'tgi' is not"),
         ("kind: DynamoCheckpoint", "unnamed: spec.identity: expected an object"),
+        ("a: 2024-13-45", "not YAML: month must be in 1..12"),
+        ("[" * 5000, "not YAML"),
+        ("- model: m", "no identity in it"),
+        ("model: m", "a.yaml: document 1.backendFramework: required"),
+        ("a: 1\n---\nframework: vllm", "a.yaml: document 2.model: required"),
+        ("model: m\nframework: vllm\nquant: a", "document 1.quant: unknown field"),
+        (
+            GRAPH.replace("dtype: bfloat16", "dtype: 16"),
+            "checkpoint.identity.dtype: expected a string",
+        ),
+        (GRAPH.replace("model:", "modle:"), "my-llm: spec.services.VllmWorker.checkpoint.identity"),
     ],
 )
 def test_bad_input_is_named_with_its_place(run, text, message):
@@ -125,7 +167,9 @@ def test_prune_reads_its_paths_before_it_asks_anybody(run):
 
 
 @pytest.mark.parametrize(
-    "arguments", [["hash"], ["nonsense"], ["agent"], ["prune"], ["--nonsense"]]
+    "arguments",
+    [["hash"], ["nonsense"], ["agent"], ["prune"], ["--nonsense"], ["checkpoint"]]
+    + [["checkpoint", "deploy/x", option] for option in ("--backend=tgi", "--max-model-len=0")],
 )
 def test_wrong_usage(run, arguments):
     assert run(*arguments).exit_code == 2
@@ -133,10 +177,10 @@ def test_wrong_usage(run, arguments):
 
 def test_help_lists_every_command(run):
     text = run("--help").stdout
-    assert all(f"\n  {name}" in text for name in ("agent", "hash", "operator", "prune"))
+    assert all(f"\n  {name}" in text for name in COMMANDS)
 
 
-@pytest.mark.parametrize("name", ["agent", "hash", "operator", "prune"])
+@pytest.mark.parametrize("name", COMMANDS)
 def test_help_line_and_command_say_the_same(run, name):
     listed = cli._COMMANDS[name]
     assert run(name, "--help").exit_code == 0

@@ -25,21 +25,31 @@ def loaded(statement):
         ("import chrek.operator.main", {"jsonschema", "click"}),
         ("import chrek.cli", HEAVY - {"click"} | {"aiohttp", "google", "yaml", "msgspec"}),
         ("import chrek.cli.hash_command", HEAVY - {"click"} | {"aiohttp", "google"}),
+        ("import chrek.cli.checkpoint_command", HEAVY - {"click"} | {"aiohttp", "google"}),
     ],
 )
 def test_nothing_heavy_is_loaded(statement, forbidden):
     assert loaded(statement) & forbidden == set()
 
 
-def test_help_loads_no_command():
-    statement = (
+def helped(*arguments):
+    """What `chrek ... --help` loads."""
+    return loaded(
         "import chrek.cli\n"
-        "try:\n    chrek.cli.main(['--help'])\n"
+        f"try:\n    chrek.cli.main({[*arguments, '--help']})\n"
         "except SystemExit as end:\n    assert not end.code\n"
     )
-    names = loaded(statement)
+
+
+def test_help_loads_no_command():
+    names = helped()
     assert "click" in names
     assert names & (HEAVY - {"click"} | {"aiohttp", "yaml", "msgspec"}) == set()
+
+
+@pytest.mark.parametrize("name", ["agent", "checkpoint", "hash", "operator", "prune"])
+def test_help_of_a_command_loads_nothing_heavy(name):
+    assert helped(name) & (HEAVY - {"click"} | {"aiohttp"}) == set()
 
 
 def test_forbidden_packages_exist():

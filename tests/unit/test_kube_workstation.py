@@ -82,6 +82,11 @@ def test_apply_is_server_side_and_takes_over(api, cluster):
     assert body == {"metadata": {"name": "a"}}
 
 
+def test_merge_changes_what_the_patch_names(api, cluster):
+    api.add(PODS, {"spec": {"a": 1, "b": 2}}, name="a")
+    assert cluster.merge(f"{PODS}/a", {"spec": {"b": 3}})["spec"] == {"a": 1, "b": 3}
+
+
 def test_delete_says_whether_there_was_one(api, cluster):
     api.add(PODS, {"metadata": {"name": "a"}})
     assert cluster.delete(f"{PODS}/a") is True
@@ -113,13 +118,31 @@ def test_connect_says_how_to_name_a_cluster(tmp_path, monkeypatch):
         workstation.connect()
 
 
-def test_connect_prefers_the_file_given(tmp_path, monkeypatch):
-    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "192.0.2.1")
+@pytest.fixture
+def kubeconfig(tmp_path):
     file = tmp_path / "config"
     file.write_text(
         "apiVersion: v1\nkind: Config\ncurrent-context: a\n"
-        "contexts: [{name: a, context: {cluster: a, user: a}}]\n"
+        "contexts:\n"
+        "- {name: a, context: {cluster: a, user: a}}\n"
+        "- {name: b, context: {cluster: a, user: a, namespace: team}}\n"
         "clusters: [{name: a, cluster: {server: 'http://192.0.2.2:1'}}]\n"
         "users: [{name: a, user: {}}]\n"
     )
-    assert workstation.connect(file)._api.configuration.host == "http://192.0.2.2:1"
+    return file
+
+
+def test_the_default_namespace_is_the_contexts(kubeconfig, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    assert workstation.default_namespace() == "default"
+    kubeconfig.write_text(
+        kubeconfig.read_text().replace("current-context: a", "current-context: b")
+    )
+    assert workstation.default_namespace() == "team"
+    kubeconfig.unlink()
+    assert workstation.default_namespace() == "default"
+
+
+def test_connect_prefers_the_file_given(kubeconfig, monkeypatch):
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "192.0.2.1")
+    assert workstation.connect(kubeconfig)._api.configuration.host == "http://192.0.2.2:1"

@@ -18,6 +18,7 @@ from chrek import errors
 
 _COMMANDS = {
     "agent": "Serve this node: capture and restore its pods (runs in the DaemonSet).",
+    "checkpoint": "Make a checkpoint of a workload that runs: its own pods are what is captured.",
     "hash": "Print the identity hash of checkpoints and deployments in YAML files.",
     "operator": "Reconcile checkpoints and inject pods (runs in the Deployment).",
     "prune": "Delete artifacts that no pod is being restored from (runs in a Job).",

@@ -14,16 +14,36 @@ import yaml
 
 from chrek import errors, identity, names
 
+_FIELDS = {*identity.Identity.__struct_fields__, *names.IDENTITY_ALIASES}
+
 
 @click.command("hash")
 @click.argument("files", nargs=-1, required=True, metavar="FILE...")
-@click.option("--canonical", is_flag=True, help="Print the text that is hashed, not the hash.")
+@click.option(
+    "--canonical",
+    is_flag=True,
+    help="Print the text that is hashed: the first 16 hex digits of its SHA-256 are the hash.",
+)
 def command(files: tuple[str, ...], canonical: bool) -> None:
     """Print the identity hash of every DynamoCheckpoint and DynamoGraphDeployment in FILE.
 
-    One line each: the hash, two spaces, the name; of a deployment's service `name/service`. Other
-    objects are passed over. `-` reads standard input.
-    """
+    FILE is YAML or JSON with any number of documents; `-` reads standard input. A document may be
+    an identity itself, a DynamoCheckpoint, a DynamoGraphDeployment, or a List of them as kubectl
+    prints it; other objects are passed over.
+
+    One line for each identity: the hash, two spaces, the name. A deployment's service is called
+    `name/service`, an identity by itself as its model.
+
+    \b
+    Example:
+      $ cat llama.yaml
+      model: meta-llama/Llama-3-8B
+      backendFramework: vllm
+      dtype: bfloat16
+      $ chrek hash llama.yaml
+      5941a4cb3c363457  meta-llama/Llama-3-8B
+      $ kubectl get dckpt,dgd -o yaml | chrek hash -
+    """  # noqa: D301 - click wants the character, not the text
     lines: list[str] = []
     problems: list[str] = []
     for file in files:
@@ -35,7 +55,7 @@ def command(files: tuple[str, ...], canonical: bool) -> None:
             except errors.InputError as err:
                 problems.append(err.message)
             else:
-                lines.append(f"{parsed.canonical() if canonical else parsed.hash()}  {name}")
+                lines.append(parsed.canonical() if canonical else f"{parsed.hash()}  {name}")
         if not found:
             problems.append(f"{file}: no identity in it")
     for line in lines:
@@ -43,14 +63,15 @@ def command(files: tuple[str, ...], canonical: bool) -> None:
     if problems:
         raise errors.InputError(
             "\n".join(problems),
-            hint=f"an identity is `spec.identity` of a {names.CHECKPOINT_KIND} or "
+            hint="an identity is a document with `model` and `backendFramework`, "
+            f"`spec.identity` of a {names.CHECKPOINT_KIND} or "
             f"`spec.services.<name>.checkpoint.identity` of a {names.GRAPH_KIND}",
         )
 
 
 def _identities(file: str) -> Iterator[tuple[str, str, Any]]:
     """Yields (path in the object, name to print, identity as written)."""
-    for document in _documents(file):
+    for where, document in _documents(file):
         kind = document.get("kind")
         name = str(_at(document, "metadata").get("name", "unnamed"))
         spec = _at(document, "spec")
@@ -60,30 +81,40 @@ def _identities(file: str) -> Iterator[tuple[str, str, Any]]:
             for service, body in _at(spec, "services").items():
                 checkpoint = _at(body, "checkpoint")
                 if "identity" in checkpoint:
-                    where = f"{name}: spec.services.{service}.checkpoint.identity"
-                    yield where, f"{name}/{service}", checkpoint["identity"]
+                    path = f"{name}: spec.services.{service}.checkpoint.identity"
+                    yield path, f"{name}/{service}", checkpoint["identity"]
+        elif kind is None and _FIELDS.intersection(document):
+            yield where, str(document.get("model")), document
 
 
-def _documents(file: str) -> list[Mapping[str, Any]]:
+def _documents(file: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yields (which document, document), the items of lists one by one."""
+    for number, document in enumerate(_read(file), start=1):
+        if not isinstance(document, Mapping):
+            continue
+        listed = str(document.get("kind", "")).endswith("List")
+        items = document.get("items") if listed else [document]
+        for item in items if isinstance(items, list) else []:
+            if isinstance(item, Mapping):
+                yield f"document {number}", item
+
+
+def _read(file: str) -> list[Any]:
     try:
         if file == "-":
             text = sys.stdin.read()
         else:
             with open(file, encoding="utf-8") as stream:
                 text = stream.read()
-        documents = list(yaml.safe_load_all(text))
     except (OSError, UnicodeDecodeError) as err:
         reason = getattr(err, "strerror", None) or err
         message = f"{file}: cannot be read: {reason}"
         raise errors.InputError(message, hint="give a YAML file") from err
-    except yaml.YAMLError as err:
+    try:
+        return list(yaml.safe_load_all(text))
+    # A ValueError: a date or number that looks like one and is none.
+    except (yaml.YAMLError, ValueError, RecursionError) as err:
         raise errors.InputError(f"{file}: not YAML: {err}", hint="correct the file") from err
-    flat: list[Mapping[str, Any]] = []
-    for document in documents:
-        if isinstance(document, Mapping):
-            listed = document.get("items") if document.get("kind") == "List" else None
-            flat += [d for d in (listed or [document]) if isinstance(d, Mapping)]
-    return flat
 
 
 def _at(parent: object, key: str) -> Mapping[str, Any]:

@@ -23,6 +23,8 @@ from chrek import errors
 TIMEOUT_SECONDS = (5, 30)
 """To connect, and to be answered."""
 
+_POD_NAMESPACE = pathlib.Path("/var/run/secrets/kubernetes.io/serviceaccount/namespace")
+
 Object = dict[str, Any]
 
 
@@ -122,6 +124,11 @@ class Cluster:
         kind = "application/apply-patch+yaml"
         return _object(self.request("PATCH", path, query=query, body=body, content_type=kind))
 
+    def merge(self, path: str, patch: Object) -> Object:
+        """Merge a patch (RFC 7386) into an object."""
+        kind = "application/merge-patch+json"
+        return _object(self.request("PATCH", path, body=patch, content_type=kind))
+
     def delete(self, path: str) -> bool:
         """Delete an object with what it owns.
 
@@ -158,9 +165,8 @@ def connect(kubeconfig: pathlib.Path | None = None) -> Cluster:
         ConfigError: there is no usable configuration.
     """
     configuration = client.Configuration()
-    in_pod = "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
     try:
-        if in_pod and kubeconfig is None:
+        if _in_pod() and kubeconfig is None:
             config.load_incluster_config(client_configuration=configuration)
         else:
             # The client reads KUBECONFIG once, when it is imported.
@@ -171,6 +177,21 @@ def connect(kubeconfig: pathlib.Path | None = None) -> Cluster:
             f"cannot tell how to reach a cluster: {err}", hint="set KUBECONFIG to a kubeconfig file"
         ) from err
     return Cluster(configuration)
+
+
+def default_namespace() -> str:
+    """The namespace that kubectl would use: the pod's own, or that of the kubeconfig's context."""
+    if _in_pod():
+        return _POD_NAMESPACE.read_text().strip()
+    try:
+        _, current = config.list_kube_config_contexts(os.environ.get("KUBECONFIG"))
+    except (config.ConfigException, OSError):
+        return "default"
+    return str(current["context"].get("namespace") or "default")
+
+
+def _in_pod() -> bool:
+    return "KUBERNETES_SERVICE_HOST" in os.environ and "KUBECONFIG" not in os.environ
 
 
 def _object(data: bytes) -> Object:
