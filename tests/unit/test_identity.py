@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chrek import errors, identity
+from chrek import errors, identity, names
 
 PLAIN = {"model": "meta-llama/Llama-3-8B", "backendFramework": "vllm"}
 
@@ -110,6 +110,18 @@ def test_every_problem_is_named_at_once():
         assert f"spec.identity.{where}: " in caught.value.message
 
 
+@pytest.mark.parametrize(("old", "new"), names.IDENTITY_ALIASES.items())
+def test_an_older_field_name_means_the_same(old, new):
+    value = {"backendFramework": "sglang", "dynamoVersion": "0.9.0"}[new]
+    rest = {key: other for key, other in PLAIN.items() if key != new}
+    wanted = hashed(rest | {new: value})
+    assert hashed(rest | {old: value}) == wanted
+    assert hashed({old: value} | rest | {new: value}) == wanted
+    assert f'"{new}":"{value}"' in identity.parse(rest | {old: value}).canonical()
+    with pytest.raises(errors.InputError, match="says"):
+        identity.parse(rest | {old: value, new: {"sglang": "vllm"}.get(value, "1.0")})
+
+
 def test_older_field_names_mean_the_same():
     old = {"model": "m", "framework": "vllm", "frameworkVersion": "1.0"}
     new = {"model": "m", "backendFramework": "vllm", "dynamoVersion": "1.0"}
@@ -170,10 +182,55 @@ def test_different_identities_have_different_texts(one, two):
 
 @given(IDENTITIES, WORDS)
 def test_unknown_fields_are_refused(raw, name):
-    known = {*identity.Identity.__struct_fields__, "framework", "frameworkVersion"}
+    known = {*identity.Identity.__struct_fields__, *names.IDENTITY_ALIASES}
     if name not in known:
         with pytest.raises(errors.InputError, match="unknown field"):
             identity.parse({**raw, name: "x"})
+
+
+OTHERS = st.one_of(st.booleans(), st.floats(), st.lists(st.integers()), st.binary(max_size=2))
+"""Values of types that no field has."""
+
+
+@given(IDENTITIES, st.sampled_from(identity.Identity.__struct_fields__), OTHERS | WORDS)
+def test_a_value_of_another_type_is_refused(raw, name, value):
+    kind = identity.Identity.__annotations__[name]
+    if not (kind == "str" and isinstance(value, str)):
+        with pytest.raises(errors.InputError, match=f"identity.{name}: "):
+            identity.parse({**raw, name: value})
+
+
+@given(IDENTITIES, WORDS, OTHERS | st.integers() | st.none())
+def test_extra_parameters_are_strings(raw, key, value):
+    with pytest.raises(errors.InputError, match="values must be strings"):
+        identity.parse({**raw, "extraParameters": {key: value}})
+
+
+@given(IDENTITIES, st.sampled_from(identity.Identity.__struct_fields__), st.data())
+def test_each_field_changes_the_hash(raw, name, data):
+    value = {
+        "backendFramework": st.sampled_from(identity.BACKENDS),
+        "tensorParallelSize": st.integers(1, 64),
+        "pipelineParallelSize": st.integers(1, 64),
+        "maxModelLen": st.integers(1, 1 << 20),
+        "extraParameters": PARAMETERS,
+    }.get(name, WORDS)
+    parsed = identity.parse(raw)
+    changed = identity.parse({**raw, name: data.draw(value)})
+    same = getattr(parsed, name) == getattr(changed, name)
+    assert (parsed.hash() == changed.hash()) == same
+
+
+@given(IDENTITIES, st.sampled_from(["tensorParallelSize", "pipelineParallelSize", "maxModelLen"]))
+def test_zero_is_unset(raw, name):
+    without = {key: value for key, value in raw.items() if key != name}
+    assert hashed({**without, name: 0}) == hashed(without)
+
+
+@given(IDENTITIES)
+def test_no_extra_parameters_are_unset(raw):
+    without = {key: value for key, value in raw.items() if key != "extraParameters"}
+    assert hashed({**without, "extraParameters": {}}) == hashed(without)
 
 
 @given(st.dictionaries(st.sampled_from(identity.Identity.__struct_fields__), st.integers() | WORDS))
