@@ -186,13 +186,14 @@ async def test_a_credential_does_not_follow_a_blob_to_another_host(server, other
     assert not any(one.authorization for one in other.requests)
 
 
-async def test_nor_does_another_host_get_one_by_asking(server, other):
+@pytest.mark.parametrize("challenge", ['Basic realm="x"', 'Bearer realm="{}/token",service="x"'])
+async def test_nor_does_another_host_get_one_by_asking(server, other, challenge):
     server.image("acme/worker", "2", RUN)
     server.users, server.blobs_at = {"me": "hunter2"}, other.url
-    other.script["/elsewhere/"] = [
-        (401, {"WWW-Authenticate": 'Basic realm="x"'}, b""),
-    ]
+    asked = {"WWW-Authenticate": challenge.format(other.url)}
+    other.script["/elsewhere/"] = [(401, asked, b"")]
     assert (await refused(server, ME)).status == 401
+    assert len(other.requests) == 1
     assert not any(one.authorization for one in other.requests)
 
 
