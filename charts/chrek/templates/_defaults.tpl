@@ -8,6 +8,14 @@
       "pvcName": "",
       "basePath": "/checkpoints"
     },
+    "s3": {
+      "uri": "",
+      "credentialsSecretRef": ""
+    },
+    "oci": {
+      "uri": "",
+      "credentialsSecretRef": ""
+    },
     "signalHostPath": "/var/lib/chrek/signals"
   },
   "identities": []

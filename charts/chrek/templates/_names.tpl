@@ -68,13 +68,15 @@
 {{- include "chrek.test.name" . }}-round-trip
 {{- end -}}
 
-{{/* The claim of the store. */}}
+{{/* The claim of the store. A pvcName that is not the chart's own claim is the user's. */}}
 {{- define "chrek.claimName" -}}
-{{- .Values.storage.pvc.existingClaim | default .Values.storage.pvc.name -}}
+{{- $named := (include "chrek.checkpoint" . | fromJson).storage.pvc.pvcName -}}
+{{- .Values.storage.pvc.existingClaim | default $named | default .Values.storage.pvc.name -}}
 {{- end -}}
 
 {{- define "chrek.makesClaim" -}}
-{{- if and .Values.storage.pvc.create (not .Values.storage.pvc.existingClaim) -}}true{{- end -}}
+{{- $own := eq (include "chrek.claimName" .) .Values.storage.pvc.name -}}
+{{- if and .Values.storage.pvc.create (not .Values.storage.pvc.existingClaim) $own -}}true{{- end -}}
 {{- end -}}
 
 {{/* Where `helm test` makes its pods: the release's namespace if it is served, else the first one. */}}

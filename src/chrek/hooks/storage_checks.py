@@ -61,7 +61,8 @@ def storage(cluster: workstation.Cluster, config: settings.HooksConfig) -> repor
         return report.failed(
             "storage",
             f"claim {config.namespace}/{wanted.name}: not found",
-            "create it, or set storage.pvc.create=true and storage.pvc.existingClaim=",
+            f"create it, or have it made: storage.pvc.create=true, storage.pvc.name={wanted.name} "
+            "and no storage.pvc.existingClaim",
         )
     return _storage_class(cluster, wanted)
 
