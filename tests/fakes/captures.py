@@ -103,6 +103,7 @@ def pod_object(
     waits="",
     why="",
     image="llama:1",
+    node="",
     deleted=False,
     created="2026-01-29T10:05:00Z",
     labels=None,
@@ -132,7 +133,7 @@ def pod_object(
     made["command"] = ["/chrek/chrek-init", "--source", "--", *COMMAND]
     return {
         "metadata": metadata,
-        "spec": {"containers": [made]},
+        "spec": {"containers": [made], **({"nodeName": node} if node else {})},
         "status": {"phase": phase, "reason": why, "conditions": seen},
     }
 

@@ -207,6 +207,15 @@ def test_a_pod_that_no_node_has_room_for():
     assert told(step(entry, fakes.job(), fakes.pod()).entry) == ("Creating", "Capturing")
 
 
+def test_a_pod_without_a_node_is_no_capture_yet():
+    new = fakes.pod(phase="Pending")
+    entry = creating(new)
+    assert told(entry) == ("Pending", "WaitingForPod")
+    assert entry["pods"][0]["uid"] == "p1"
+    pulls = fakes.pod(phase="Pending", node="n1")
+    assert told(step(entry, fakes.job(), pulls).entry) == ("Creating", "Capturing")
+
+
 def test_an_attempt_that_ended_waits_for_nothing():
     entry = creating(fakes.pod("p1", waits=fakes.FULL))
     bad = fakes.pod("p1", result=fakes.CRIU, phase="Failed")

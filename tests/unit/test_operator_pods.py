@@ -9,7 +9,7 @@ from fakes import captures
 def test_a_pod_of_a_checkpoint_job():
     found = captures.pod(result=captures.success(), phase="Succeeded")
     assert (found.source, found.owner, found.reference) == (True, "j1", "")
-    assert found.finished and not found.ready and not found.deleted
+    assert (found.finished, found.ready, found.deleted) == (True, False, False)
     assert found.variant == captures.name_of()
     assert (found.result.uuid, found.result.steps) == ("u-1", {"dump": 1.5})
     assert found.template is None, "a few hundred bytes each"
@@ -28,7 +28,7 @@ def test_a_worker():
     )
     assert (found.reference, found.graph, found.service) == (captures.HASH, "g", "s")
     assert (found.start.outcome, found.start.uuid) == ("restored", "u")
-    assert found.ready and not found.finished
+    assert (found.finished, found.ready) == (False, True)
 
 
 def test_the_template_of_a_pod_with_an_identity():

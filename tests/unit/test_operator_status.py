@@ -227,6 +227,20 @@ def test_more_variants_than_there_is_room_for_wait():
     assert made["garbage"] == [f"{fakes.name_of(IMAGES[1])}/u-1"]
 
 
+def test_a_lost_artifact_keeps_its_place():
+    cluster = full()
+    cluster.item["metadata"]["labels"] = {"nvidia.com/chrek-auto": "true"}
+    # What is wanted first comes first.
+    cluster.wanted.insert(0, fakes.wanted(IMAGES[4]))
+    cluster.settle()
+    made = lose(cluster, "u-3")
+    assert entries(made)[fakes.name_of(IMAGES[4])]["reason"] == "TooManyVariants"
+    entry = entries(made)[fakes.name_of(IMAGES[3])]
+    assert (entry["reason"], entry["remade"]) == ("ArtifactMissing", 1)
+    later(cluster, 31)
+    assert len(cluster.created) == 5
+
+
 def test_its_own_variant_has_room_before_those_of_others():
     cluster = fakes.Cluster(wanted=[fakes.wanted(image) for image in IMAGES[1:7]])
     made = cluster.settle()

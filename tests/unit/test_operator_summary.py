@@ -84,6 +84,10 @@ def test_the_job_s_name(captures, before, name):
     assert derived(captures=captures, **status)["jobName"] == name
 
 
+def test_a_serving_pod_has_no_job():
+    assert "jobName" not in derived("", fakes.checkpoint(spec={"captureSource": "worker"}))
+
+
 def test_a_suspect_one_says_how_to_have_it_made_again():
     made = derived(variants=[SUSPECT])
     hint = 'kubectl annotate dckpt c chrek.nvidia.com/retry="$(date)" --overwrite'

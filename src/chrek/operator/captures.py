@@ -192,6 +192,10 @@ def _under_way(
         reason: str = names.Reason.WAITING_FOR_RESOURCES
         text = f"{before}pod {waiting.name}: {waiting.unschedulable.rstrip('.')} ({NO_ROOM})"
         return moved(entry, names.Phase.PENDING, reason=reason, message=text)
+    if alive and not any(pod.scheduled or pod.phase == "Running" for pod in alive):
+        text = f"{before}pod {alive[-1].name} has no node yet"
+        reason = names.Reason.WAITING_FOR_POD
+        return moved(entry, names.Phase.PENDING, reason=reason, message=text)
     if alive:
         text = f"{before}pod {alive[-1].name} starts the worker"
         reason = names.Reason.CAPTURING

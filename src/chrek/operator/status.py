@@ -238,13 +238,15 @@ def _entry(
     if entry is not None and not fresh and not full and entry.get("attempt"):
         return entry
     remade = int((entry or {}).get("remade", 0))
+    lost = _lost(entries, one.variant)
     busy = sum(1 for e in entries.values() if _in_flight(e) and e["variant"] != one.variant)
     if there + busy >= MAX_VARIANTS:
         text = f"{MAX_VARIANTS} variants of this identity are in use; one must go first"
-        return captures.begin(
+        made = captures.begin(
             one.variant, image=one.image, job_name="", attempt="", template=digest, remade=remade,
             reason=names.Reason.TOO_MANY_VARIANTS, message=text,
         )  # fmt: skip
+        return {**made, "lost": lost} if lost else made
     worker = _from_worker(checkpoint)
     waiting = entry if entry is not None and not fresh and not full else None
     retried = hashlib.sha256(str(status.get("retried", "")).encode()).hexdigest()[:6]
@@ -257,7 +259,7 @@ def _entry(
         remade=remade,
         not_before=(waiting or {}).get("notBefore", ""),
     )
-    if lost := _lost(entries, one.variant):
+    if lost:
         made["lost"] = lost
     if worker:
         text = "waiting for a Ready pod that opted in and started cold"

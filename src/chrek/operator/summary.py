@@ -50,12 +50,11 @@ def derived(
     else:
         for field in ("size", "location", "createdAt"):
             status.pop(field, None)
-    names_of_jobs = [by_variant[own].get("jobName")] if own in by_variant else []
-    status["jobName"] = (
-        next(filter(None, names_of_jobs), None)
-        or status.get("jobName")
-        or jobs.name(status["identityHash"])
-    )
+    name = (by_variant.get(own) or {}).get("jobName") or status.get("jobName")
+    if not name and checkpoint["spec"].get("captureSource") != names.CaptureSource.WORKER:
+        name = jobs.name(status["identityHash"])
+    if name:
+        status["jobName"] = name
     phase, reason, message = _amount(checkpoint, variants, by_variant, own)
     status = moved(status, phase, reason=reason, message=message, now=now)
     return _suspect(checkpoint, status, variants, now)
