@@ -220,6 +220,24 @@ async def test_a_command_of_an_image():
     assert command[-2:] == ["python3", "s.py"]
 
 
+async def test_a_registry_that_is_away_for_a_while():
+    template = {"spec": {"containers": [{"name": "main", "image": "llama:1"}]}}
+    world = World(fakes.checkpoint(job={"podTemplateSpec": template}))
+    assert told(await world.settle()) == ("Failed", "CommandUnknown")
+    assert await world.look() == checkpoints.LOOK_UP_SECONDS
+    world.images.commands["llama:1"] = fakes.COMMAND
+    made = await world.capture()
+    assert told(made) == ("Ready", "Checkpointed")
+    world.images.commands.clear()
+    assert await world.settle() == made
+    assert await world.look() == checkpoints.LOOK_UP_SECONDS
+    # What is new cannot be captured.
+    template["spec"]["containers"][0]["image"] = "llama:2"
+    world.item()["spec"]["job"]["podTemplateSpec"] = template
+    world.item()["metadata"]["generation"] = 2
+    assert told(await world.settle()) == ("Failed", "CommandUnknown")
+
+
 # What the API server says of the Job.
 
 

@@ -34,6 +34,7 @@ from chrek.operator import (
 LOG = log.get(__name__)
 COMPONENT = "chrek-operator"
 GONE_SECONDS = 1.0
+LOOK_UP_SECONDS = 300.0
 TAKEN_SECONDS = 10.0
 REFUSED_SECONDS = 30.0
 
@@ -90,8 +91,13 @@ class Checkpoints:
         try:
             own = await self._template(found)
         except errors.UnsupportedError as err:
-            await self._write(found, summary.invalid(found, err, now=now))
-            return None
+            old = found.get("status") or {}
+            same_spec = old.get("observedGeneration") == found["metadata"].get("generation", 0)
+            unknown = err.reason == names.Reason.COMMAND_UNKNOWN
+            # A registry that is away for a while takes nothing from what was captured before.
+            if not (unknown and same_spec and old.get("variants")):
+                await self._write(found, summary.invalid(found, err, now=now))
+            return LOOK_UP_SECONDS if unknown else None
         if owner["metadata"]["uid"] != found["metadata"]["uid"]:
             variant = own.variant if own else ""
             if summary.entries(found.get("status") or {}):
