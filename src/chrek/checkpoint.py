@@ -1,7 +1,16 @@
 """Checkpoint a process tree of a container: dump, copy what changed on disk, commit.
 
-Knows nothing of Kubernetes. The tree is frozen by CRIU during all of it; when any step fails CRIU
-lets it run on, and the store holds no artifact.
+Knows nothing of Kubernetes. The tree is frozen by CRIU during all of it, or, when it is left
+running, until memory and files are copied; when any step fails CRIU lets it run on, and the store
+holds no artifact.
+
+Connections of a tree that runs on, from outside and within, survive: CRIU holds each in TCP_REPAIR
+while the tree is frozen, the kernel acknowledges and keeps what arrives meanwhile, and CRIU ends
+the repair before it thaws the tree (`network_unlock` in `cr_dump_finish`, criu/cr-dump.c and
+criu/sk-tcp.c of CRIU 4.2). They see a pause and nothing else. The artifact has them too, but a
+restore closes those that lead out of the tree. Only a CRIU that was killed leaves them in repair,
+where reading fails (EPERM): `release_sockets` ends it, in time for whoever waits with poll, while a
+read that was waiting has failed.
 """
 
 from __future__ import annotations
@@ -13,8 +22,9 @@ import os
 import pathlib
 import platform
 import signal
+import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import chrek
 from chrek import archive, digest, errors, initfile, log, manifest, names, procfs, rootfd
@@ -22,7 +32,9 @@ from chrek import store as stores
 from chrek.criu import service
 
 DUMP_LOG = "dump.log"
+_NOT_RESTORED = frozenset({DUMP_LOG, "stats-dump"})
 _OF_THE_STORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EFBIG)
+_TCP_REPAIR = 19
 OUTSIDERS_SECONDS = 10
 """How long processes outside the tree (probes, exec sessions) may take to end."""
 
@@ -43,6 +55,8 @@ class Capture:
     volumes: tuple[manifest.Volume, ...] = ()
     """Mounts whose contents belong to the worker's state; `/` is always captured."""
     timeout_seconds: float = 1800
+    leave_running: bool = False
+    """The tree runs on when its memory and files are copied, whatever comes of them."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,12 +73,15 @@ def capture(
     logger: log.Logger,
     *,
     on_committed: Callable[[Captured], None] = lambda _: None,
+    on_resumed: Callable[[], None] = lambda: None,
 ) -> Captured:
-    """Dump a tree into the store; the tree has ended when this returns.
+    """Dump a tree into the store; unless left running, it has ended when this returns.
 
     Args:
-        on_committed: called when the artifact is complete and the tree still frozen; raising
-            undoes the capture.
+        on_committed: called when the artifact is complete and a tree that is to end still frozen;
+            raising undoes the capture.
+        on_resumed: called when a tree that is left running has been dumped and runs again, before
+            its artifact is complete.
 
     Raises:
         UnsupportedError: something in the container cannot be captured.
@@ -76,24 +93,40 @@ def capture(
         _wait_for_outsiders(wanted)
     mounts = procfs.mounts(wanted.root_pid)
     stdio = [os.readlink(f"/proc/{wanted.root_pid}/fd/{number}") for number in range(3)]
+    root_pid = procfs.status(wanted.root_pid).nspids[-1]
+    source = _source(wanted)
     stage = store.stage(wanted.identity_hash, wanted.variant)
     done: list[Captured] = []
     started = time.monotonic()
 
+    def finish() -> None:
+        with _errors_of_the_store(stage):
+            files = _digested(stage, logger, seconds)
+            described = manifest.Manifest(
+                version=manifest.VERSION,
+                uuid=stage.uuid,
+                identityHash=wanted.identity_hash,
+                variant=wanted.variant,
+                createdAt=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+                chrekVersion=chrek.__version__,
+                rootPid=root_pid,
+                stdio=stdio,
+                volumes=[*_volumes(wanted)],
+                source=source,
+                files=files,
+                steps=dict(seconds),
+            )
+            captured = Captured(manifest=described, digest=store.commit(stage, described))
+        on_committed(captured)
+        done.append(captured)
+
     def notified(script: str, _pid: int) -> None:
         if script == "post-dump":
             seconds["dump"] = round(time.monotonic() - started, 6)
-            try:
-                captured = _finish(wanted, store, stage, mounts, stdio, logger, seconds)
-            except OSError as err:
-                if err.errno not in _OF_THE_STORE:
-                    raise
-                raise errors.StoreError(
-                    f"{stage.path}: {err.strerror}",
-                    hint="check the volume of storage.pvc and its free space",
-                ) from err
-            on_committed(captured)
-            done.append(captured)
+            with _errors_of_the_store(stage), logger.step("files", seconds):
+                _archive(wanted, stage, mounts)
+            if not wanted.leave_running:
+                finish()
 
     with contextlib.ExitStack() as stack:
         root_pidfd = os.pidfd_open(wanted.root_pid)
@@ -109,15 +142,51 @@ def capture(
                 real_ids=(status.uids[0], status.gids[0]),
                 deadline=deadline,
             ) as criu:
-                criu.dump(status.nspids[-1], notified)
+                criu.dump(root_pid, notified, leave_running=wanted.leave_running)
+            if wanted.leave_running:
+                on_resumed()
+                finish()
         except BaseException as err:
             # With the tree PID 1 ends, and with PID 1 CRIU, whether it has answered or not.
             if not done or not isinstance(err, errors.CriuError):
+                release_sockets(wanted.root_pid)
                 store.discard(stage)
                 raise
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(root_pidfd, signal.SIGKILL)
+        if not wanted.leave_running:
+            with contextlib.suppress(ProcessLookupError):
+                signal.pidfd_send_signal(root_pidfd, signal.SIGKILL)
     return done[0]
+
+
+def release_sockets(root_pid: int) -> int:
+    """End TCP_REPAIR of a tree's connections, in which a CRIU that was killed leaves them.
+
+    Returns:
+        How many there were.
+    """
+    released = 0
+    for pid in procfs.tree(root_pid):
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            pidfd = os.pidfd_open(pid)
+            stack.callback(os.close, pidfd)
+            for entry in os.scandir(f"/proc/{pid}/fd"):
+                with contextlib.suppress(OSError):
+                    if os.readlink(entry.path).startswith("socket:"):
+                        released += _release(rootfd.descriptor(pidfd, int(entry.name)))
+    return released
+
+
+def _release(fd: int) -> bool:
+    with socket.socket(fileno=fd) as held:
+        if held.type != socket.SOCK_STREAM or held.family not in (
+            socket.AF_INET,
+            socket.AF_INET6,
+        ):
+            return False
+        if held.getsockopt(socket.IPPROTO_TCP, _TCP_REPAIR) == 0:
+            return False
+        held.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 0)
+        return True
 
 
 def outsiders(init_pid: int, root_pid: int) -> list[int]:
@@ -138,28 +207,48 @@ def _wait_for_outsiders(wanted: Capture) -> None:
             raise errors.UnsupportedError(
                 f"processes outside the worker's tree: {', '.join(described)}",
                 reason=names.Reason.PROCESSES_OUTSIDE_TREE,
-                hint="end kubectl exec sessions in the checkpoint job's pod",
+                hint="end kubectl exec sessions in the pod",
             )
         time.sleep(0.05)
 
 
-def _finish(
-    wanted: Capture,
-    store: stores.Store,
-    stage: stores.Stage,
-    mounts: list[procfs.Mount],
-    stdio: list[str],
-    logger: log.Logger,
-    seconds: dict[str, float],
-) -> Captured:
-    """With the tree frozen and dumped: files, digests, sync, manifest."""
-    volumes = (manifest.Volume(path="/", exclusive=True), *wanted.volumes)
-    with logger.step("files", seconds):
-        _archive(wanted, stage, volumes, mounts)
+@contextlib.contextmanager
+def _errors_of_the_store(stage: stores.Stage) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        if err.errno not in _OF_THE_STORE:
+            raise
+        raise errors.StoreError(
+            f"{stage.path}: {err.strerror}",
+            hint="check the volume of storage.pvc and its free space",
+        ) from err
+
+
+def _volumes(wanted: Capture) -> tuple[manifest.Volume, ...]:
+    return (manifest.Volume(path="/", exclusive=True), *wanted.volumes)
+
+
+def _source(wanted: Capture) -> manifest.Source:
+    return manifest.Source(
+        image=wanted.image,
+        command=list(wanted.command),
+        environment=wanted.environment,
+        architecture=platform.machine(),
+        kernel=platform.release(),
+        hostname=_hostname(wanted.root_pid),
+        addresses=procfs.addresses(wanted.root_pid),
+    )
+
+
+def _digested(
+    stage: stores.Stage, logger: log.Logger, seconds: dict[str, float]
+) -> list[manifest.File]:
+    """Digest and sync what was dumped and copied."""
     with logger.step("digest", seconds), digest.Pool() as pool:
         files = []
         for path in sorted(p for p in stage.path.rglob("*") if p.is_file()):
-            if path.name == DUMP_LOG:
+            if path.name in _NOT_RESTORED:
                 continue
             path.chmod(0o600)
             with path.open("rb") as file:
@@ -175,37 +264,10 @@ def _finish(
         for item in files:
             stores.sync(stage.path / item.name)
         stores.sync(stage.images)
-    described = manifest.Manifest(
-        version=manifest.VERSION,
-        uuid=stage.uuid,
-        identityHash=wanted.identity_hash,
-        variant=wanted.variant,
-        createdAt=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        chrekVersion=chrek.__version__,
-        rootPid=procfs.status(wanted.root_pid).nspids[-1],
-        stdio=stdio,
-        volumes=list(volumes),
-        source=manifest.Source(
-            image=wanted.image,
-            command=list(wanted.command),
-            environment=wanted.environment,
-            architecture=platform.machine(),
-            kernel=platform.release(),
-            hostname=_hostname(wanted.root_pid),
-            addresses=procfs.addresses(wanted.root_pid),
-        ),
-        files=files,
-        steps=dict(seconds),
-    )
-    return Captured(manifest=described, digest=store.commit(stage, described))
+    return files
 
 
-def _archive(
-    wanted: Capture,
-    stage: stores.Stage,
-    volumes: tuple[manifest.Volume, ...],
-    mounts: list[procfs.Mount],
-) -> None:
+def _archive(wanted: Capture, stage: stores.Stage, mounts: list[procfs.Mount]) -> None:
     points = frozenset(os.fsencode(m.mount_point.strip("/")) for m in mounts) - {b""}
     data_path = stage.path / archive.DATA
     with contextlib.ExitStack() as stack:
@@ -216,7 +278,7 @@ def _archive(
         upper = _upper_directory(mounts)
         stack.callback(os.close, upper)
         writer.add(0, upper, skip=points)
-        for index, volume in enumerate(volumes[1:], 1):
+        for index, volume in enumerate(_volumes(wanted)[1:], 1):
             found = [m for m in mounts if m.mount_point == volume.path]
             if not found:
                 raise errors.UnsupportedError(f"no volume is mounted at {volume.path}")

@@ -17,6 +17,7 @@ RESOLVE_NO_SYMLINKS = 0x04
 RESOLVE_IN_ROOT = 0x10
 
 _SYS_OPENAT2 = 437
+_SYS_PIDFD_GETFD = 438
 _STRICT = RESOLVE_IN_ROOT | RESOLVE_NO_MAGICLINKS | RESOLVE_NO_SYMLINKS | RESOLVE_NO_XDEV
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -47,6 +48,19 @@ def open_below(
         # EAGAIN: a rename raced with the resolution below the root.
         if error not in (4, 11):
             raise OSError(error, os.strerror(error), os.fsdecode(name))
+
+
+def descriptor(pidfd: int, number: int) -> int:
+    """A copy of a descriptor of another process.
+
+    Raises:
+        OSError: it is not open, or the process has ended.
+    """
+    fd = _libc.syscall(_SYS_PIDFD_GETFD, pidfd, number, 0)
+    if fd < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+    return int(fd)
 
 
 def process_root(pid: int) -> int:

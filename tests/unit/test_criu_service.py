@@ -22,6 +22,21 @@ def test_the_command_line_of_chrek_enter():
     ]
 
 
+def test_the_command_line_for_a_program_of_the_container():
+    enter = str(process.LIBEXEC / "chrek-enter")
+    assert service.confined_argv(7, ["curl", "-f"]) == [
+        enter,
+        "--confined",
+        "7",
+        "--",
+        "curl",
+        "-f",
+    ]
+    assert service.confined_argv(7, ["x"], cgroup_fds=[8], label="exec p") == [
+        *(enter, "--confined", "7", "--cgroup", "8", "--label", "exec p", "--", "x")
+    ]
+
+
 LOG = """\
 (00.001) Version: 4.2
 (00.002) Error (criu/tun.c:85): tun: Unable to create tun: No such file or directory
@@ -85,7 +100,7 @@ request = criu.recv(10000)
 
 @pytest.fixture
 def run(tmp_path):
-    def run(notified=lambda script, pid: None, seconds=5.0):
+    def run(notified=lambda script, pid: None, seconds=5.0, **options):
         images_fd = os.open(tmp_path, os.O_RDONLY)
         pidfd = os.pidfd_open(os.getpid())
         environment = {**service.ENVIRONMENT, "PATH": os.environ["PATH"]}
@@ -101,7 +116,7 @@ def run(tmp_path):
                     deadline=time.monotonic() + seconds,
                 ) as criu,
             ):
-                criu.dump(7, notified)
+                criu.dump(7, notified, **options)
         finally:
             os.close(images_fd)
             os.close(pidfd)
@@ -138,6 +153,16 @@ def test_what_is_asked_of_criu(bundle, run, tmp_path):
     assert not opts.leave_running
     assert 1 <= opts.timeout <= 5
     assert opts.manage_cgroups_mode == pb.IGNORE
+
+
+def test_a_tree_that_is_left_running(bundle, run, tmp_path):
+    bundle(f'open({str(tmp_path / "request")!r}, "wb").write(request); end(True)')
+    run(leave_running=True)
+    opts = pb.Request.FromString((tmp_path / "request").read_bytes()).opts
+    assert opts.leave_running
+    # Its connections are kept by CRIU's own means, not closed.
+    assert opts.tcp_established
+    assert not opts.tcp_close
 
 
 def test_what_a_notification_raises_refuses_it(bundle, run):

@@ -108,3 +108,16 @@ def test_descriptors_are_not_inherited(root):
     fd = rootfd.open_below(root, "a", os.O_RDONLY)
     assert not os.get_inheritable(fd)
     os.close(fd)
+
+
+def test_a_descriptor_of_another_process(tmp_path):
+    (tmp_path / "file").write_text("inside")
+    with open(tmp_path / "file") as file:
+        pidfd = os.pidfd_open(os.getpid())
+        copy = rootfd.descriptor(pidfd, file.fileno())
+        assert os.read(copy, 100) == b"inside"
+        assert not os.get_inheritable(copy)
+        os.close(copy)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            rootfd.descriptor(pidfd, 9999)
+        os.close(pidfd)

@@ -59,6 +59,20 @@ def enter_argv(
     return line
 
 
+def confined_argv(
+    pidfd: int, argv: Sequence[str], *, cgroup_fds: Sequence[int] = (), label: str = ""
+) -> list[str]:
+    """Command line of chrek-enter: run a program of a container as its PID 1 would.
+
+    Args:
+        label: what is written to the program's attr/exec; empty where no such module is in force.
+    """
+    line = [str(process.LIBEXEC / "chrek-enter"), "--confined", str(pidfd)]
+    for fd in cgroup_fds:
+        line += ["--cgroup", str(fd)]
+    return [*line, *(["--label", label] if label else []), "--", *argv]
+
+
 def set_last_pid(pidfd: int, last_pid: int) -> None:
     """Make the next process of a container's PID namespace get `last_pid + 1`."""
     process.run(enter_argv(pidfd, last_pid=last_pid), pass_fds=[pidfd], timeout_seconds=10)
@@ -176,8 +190,10 @@ class Service:
             if self._process.stderr:
                 self._process.stderr.close()
 
-    def dump(self, pid: int, notified: Notified) -> None:
-        """Dump the tree below `pid` (its pid in the container); the tree ends when this returns.
+    def dump(self, pid: int, notified: Notified, *, leave_running: bool = False) -> None:
+        """Dump the tree below `pid` (its pid in the container).
+
+        The tree ends when this returns or, left running, runs on since the last notification.
 
         Raises:
             CriuError: CRIU failed; the tree continues.
@@ -185,6 +201,7 @@ class Service:
         opts = self._options()
         opts.pid = pid
         opts.tcp_skip_in_flight = True
+        opts.leave_running = leave_running
         self._request(pb.Request(type=pb.DUMP, opts=opts), notified, "dump")
 
     def restore(
