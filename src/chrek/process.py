@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import os
 import pathlib
+import select
 import signal
 import subprocess
+import time
 from collections.abc import Mapping, Sequence
 
 from chrek import errors
@@ -66,6 +68,69 @@ def run(
             log=log,
         )
     return done.stdout
+
+
+def tail(
+    argv: Sequence[str],
+    *,
+    timeout_seconds: float,
+    most_bytes: int = 4096,
+    pass_fds: Sequence[int] = (),
+    env: Mapping[str, str] | None = None,
+) -> tuple[int | None, bytes]:
+    """Run a program that is not trusted, and keep the end of what it writes.
+
+    However much it writes and whoever keeps its output open, this returns soon after its end or
+    after `timeout_seconds`, and holds no more than `most_bytes`.
+
+    Returns:
+        Its exit status, as in `subprocess`, or None when it was ended because time was up; and the
+        last bytes of stdout and stderr together.
+
+    Raises:
+        ToolError: it could not be started.
+    """
+    line, kept = list(argv), b""
+    try:
+        child = subprocess.Popen(  # noqa: S603 - argv lists only, never a shell
+            line,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=pass_fds,
+            env=env,
+        )
+    except OSError as err:
+        raise _not_started(line, err) from err
+    deadline = time.monotonic() + timeout_seconds
+    with child:
+        output = child.stdout.fileno() if child.stdout else -1
+        ended = os.pidfd_open(child.pid)
+        os.set_blocking(output, False)
+        poller = select.poll()
+        poller.register(output, select.POLLIN)
+        poller.register(ended, select.POLLIN)
+        try:
+            while (left := deadline - time.monotonic()) > 0:
+                ready = {fd for fd, _ in poller.poll(1000 * left)}
+                data = _read(output) if output in ready else b""
+                kept = (kept + data)[-most_bytes:]
+                if output in ready and not data:
+                    poller.unregister(output)
+                if ended in ready:
+                    kept = (kept + _read(output))[-most_bytes:]
+                    return child.wait(), kept
+        finally:
+            child.kill()
+            os.close(ended)
+    return None, kept
+
+
+def _read(fd: int) -> bytes:
+    try:
+        return os.read(fd, 1 << 16)
+    except BlockingIOError:
+        return b""
 
 
 def start(

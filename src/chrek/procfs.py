@@ -185,6 +185,14 @@ def lsm_label(pid: int) -> str:
     return ""
 
 
+def uses_apparmor(pid: int) -> bool:
+    """Whether a process's label is AppArmor's."""
+    enabled = pathlib.Path("/sys/module/apparmor/parameters/enabled")
+    if (PROC / str(pid) / "attr/apparmor/current").exists():
+        return True
+    return enabled.exists() and enabled.read_text().strip() == "Y"
+
+
 def addresses(pid: int) -> list[str]:
     """Addresses of a process's network namespace: IPv4 then IPv6, no loopback, no link-local.
 

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from chrek import checkpoint, config, errors, names, procfs
-from chrek.agent import captures, slots
+from chrek.agent import captures, capturing, decision, namings, objects, slots
 from chrek.criu import service
 from fakes import projected
 
@@ -63,7 +63,9 @@ class Scene:
 
 @pytest.fixture
 async def scene(tmp_path, monkeypatch):
-    monkeypatch.setattr(captures, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(capturing, "RETRY_SECONDS", 0.01)
+    monkeypatch.setattr(captures, "_SERVING_POLL_SECONDS", 0.01)
+    monkeypatch.setattr(namings, "_FRESH_SECONDS", 0.0)
     monkeypatch.setattr(captures, "_POLL_SECONDS", 0.01)
     monkeypatch.setattr(service, "set_last_pid", lambda pidfd, number: None)
     argv = ["sh", "-c", "sleep 60 & echo; wait"]
@@ -86,11 +88,13 @@ def dumping(monkeypatch):
     def use(*outcomes):
         requests, left = [], list(outcomes)
 
-        def capture(wanted, store, logger, *, on_committed):
+        def capture(wanted, store, logger, *, on_committed, on_resumed):
             requests.append(wanted)
             outcome = left.pop(0)
             if isinstance(outcome, Exception):
                 raise outcome
+            if wanted.leave_running:
+                on_resumed()
             done = checkpoint.Captured(manifest=projected.described("u-1"), digest="sha256:9")
             on_committed(done)
             return done
@@ -123,6 +127,7 @@ async def test_a_job_that_is_captured(scene, dumping):
         "bytes": 0,
         "node": "node-1",
         "image": "llm:1",
+        "gpu": "",
         "steps": {"dump": 1.0, "files": 0.5},
         "createdAt": "2026-01-01T00:00:00Z",
     }
@@ -305,3 +310,200 @@ async def test_the_pids_of_workers_begin_where_probes_never_are(scene, dumping, 
     scene.pod = None
     await task
     assert asked == [(scene.init.peer.pidfd, names.FIRST_WORKER_PID)]
+
+
+WORKER = msgspec.structs.replace(projected.POD, ready=True)
+COLD = decision.Cold("CheckpointNotReady", "it is being made")
+NAMED = projected.checkpoint(
+    phase="Creating",
+    variants=(),
+    captures=(objects.Capture("aaaa", "Creating", "", frozenset({"uid-1"})),),
+)
+
+
+class Serving:
+    """A worker that is started with `serve`, as far as its start."""
+
+    def __init__(self, scene, *checkpoints, pod=WORKER):
+        self.scene = scene
+        self.checkpoints = list(checkpoints)
+        scene.pod = pod
+        self.made = captures.Captures(
+            scene.settings, "node-1", "chrek", scene.reporter, slots.Slots(1)
+        )
+        self.task = None
+
+    async def start(self, cold=COLD):
+        scene = self.scene
+        self.task = asyncio.ensure_future(
+            self.made.serve(
+                *(scene.init.conn, scene.init.peer, lambda: scene.pod),
+                *(lambda: self.checkpoints, -1, cold),
+            )
+        )
+        if cold:
+            assert await scene.init.read() == "serve CheckpointNotReady it is being made"
+        await scene.init.say(f"started {scene.worker}")
+
+    async def end(self):
+        self.scene.init.hang_up()
+        async with asyncio.timeout(5):
+            await self.task
+
+
+async def test_a_worker_that_is_captured_and_serves_on(scene, dumping):
+    requests = dumping("captured", "captured")
+    serving = Serving(scene, LLM)
+    await serving.start()
+    await asyncio.sleep(0.05)
+    assert not requests
+    for count in (1, 2):
+        serving.checkpoints = [NAMED]
+        assert [await scene.init.read() for _ in range(2)] == ["dumping", "resumed"]
+        assert await scene.init.read() == "committed"
+        await asyncio.sleep(0.05)
+        # Once for each time that it is named.
+        assert len(requests) == count
+        serving.checkpoints = [LLM]
+        await asyncio.sleep(0.05)
+    assert requests[0].leave_running
+    assert requests[0].root_pid == scene.worker
+    assert requests[0].identity_hash == projected.HASH
+    assert [r["uuid"] for r in scene.reporter.results] == ["u-1", "u-1"]
+    assert "the worker was frozen for 1.5 s" in scene.reporter.told[0][3]
+    await serving.end()
+
+
+async def test_a_worker_is_captured_only_when_it_is_ready(scene, dumping):
+    requests = dumping("captured")
+    serving = Serving(scene, NAMED, pod=msgspec.structs.replace(WORKER, ready=False))
+    await serving.start()
+    scene.ready()
+    await asyncio.sleep(0.05)
+    assert not requests
+    scene.pod = WORKER
+    assert await scene.init.read("committed")
+    await serving.end()
+
+
+async def test_a_worker_that_serves_since_before_the_agent(scene, dumping, monkeypatch):
+    """Its connections may be as a CRIU left them that was killed with the agent."""
+    released = []
+    monkeypatch.setattr(checkpoint, "release_sockets", released.append)
+    dumping("captured")
+    serving = Serving(scene, NAMED)
+    await serving.start(cold=None)
+    assert await scene.init.read("committed")
+    assert released == [scene.worker]
+    await serving.end()
+
+
+NOT_NAMED = {
+    "of a job": objects.Capture("aaaa", "Creating", "a-job", frozenset({"uid-1"})),
+    "failed": objects.Capture("aaaa", "Failed", "", frozenset({"uid-1"})),
+    "of another pod": objects.Capture("aaaa", "Creating", "", frozenset({"uid-2"})),
+}
+
+
+@pytest.mark.parametrize("capture", NOT_NAMED.values(), ids=list(NOT_NAMED))
+async def test_captures_that_are_none_of_a_worker(scene, dumping, capture):
+    requests = dumping()
+    serving = Serving(scene, msgspec.structs.replace(NAMED, captures=(capture,)))
+    await serving.start()
+    await asyncio.sleep(0.05)
+    assert not requests
+    await serving.end()
+
+
+async def test_a_checkpoint_of_another_namespace_names_nothing(scene, dumping):
+    requests = dumping()
+    serving = Serving(scene, msgspec.structs.replace(NAMED, namespace="elsewhere"))
+    await serving.start()
+    await asyncio.sleep(0.05)
+    assert not requests
+    await serving.end()
+
+
+async def test_a_worker_whose_capture_fails_serves_on(scene, dumping):
+    requests = dumping(errors.CriuError("busy"), errors.UnsupportedError("never"), "captured")
+    serving = Serving(scene, NAMED)
+    await serving.start()
+    assert await scene.init.read("resumed") == "resumed CriuFailed busy"
+    assert await scene.init.read("resumed") == "resumed Unsupported never"
+    await asyncio.sleep(0.05)
+    assert len(requests) == 2
+    assert scene.reporter.results == [{"reason": "Unsupported", "message": "never"}]
+    assert not serving.task.done()
+    serving.checkpoints = []
+    await asyncio.sleep(0.05)
+    serving.checkpoints = [NAMED]
+    assert await scene.init.read("committed")
+    await serving.end()
+
+
+async def test_a_pid_namespace_that_cannot_be_prepared_starts_cold(scene, monkeypatch):
+    def refuse(pidfd, number):
+        raise errors.ToolError("setns")
+
+    monkeypatch.setattr(service, "set_last_pid", refuse)
+    serving = Serving(scene, NAMED)
+    task = asyncio.ensure_future(
+        serving.made.serve(
+            *(scene.init.conn, scene.init.peer, lambda: scene.pod), *(lambda: [], -1, COLD)
+        )
+    )
+    assert await scene.init.read() == "cold CheckpointNotReady it is being made"
+    await task
+
+
+@pytest.mark.parametrize("when", ["before the answer", "while it serves", "with its pod"])
+async def test_a_worker_that_ends(scene, dumping, when):
+    dumping()
+    serving = Serving(scene, LLM)
+    if when == "before the answer":
+        serving.task = asyncio.ensure_future(
+            serving.made.serve(
+                *(scene.init.conn, scene.init.peer, lambda: scene.pod), *(lambda: [], -1, COLD)
+            )
+        )
+        assert await scene.init.read("serve")
+    else:
+        await serving.start()
+    if when == "with its pod":
+        scene.pod = None
+    await serving.end()
+    assert scene.reporter.results == []
+
+
+async def test_a_named_pod_that_was_started_cold(scene, dumping, monkeypatch):
+    monkeypatch.setattr(captures, "REFUSAL_SECONDS", 0.05)
+    dumping(*["captured"] * 3)
+
+    def refused():
+        return [r for r in scene.reporter.results if "uuid" not in r]
+
+    serving = Serving(scene, NAMED)
+    other = msgspec.structs.replace(WORKER, uid="uid-2", name="q")
+    unready = msgspec.structs.replace(WORKER, uid="uid-3", name="r", ready=False)
+    both = frozenset({"uid-1", "uid-2", "uid-3", "of another node"})
+    named = [
+        msgspec.structs.replace(NAMED, captures=(objects.Capture("aaaa", "Creating", "", both),))
+    ]
+    pods = {"uid-1": WORKER, "uid-2": other, "uid-3": unready}
+    await serving.start()
+    refusing = asyncio.ensure_future(serving.made.refuse_others(pods, lambda: named))
+    await asyncio.sleep(0.2)
+    (result,) = refused()
+    assert result["reason"] == names.Reason.NOT_CAPTURABLE
+    assert "pod q was not started so" in result["message"]
+    # Named once more it is answered for once more.
+    named.clear()
+    await asyncio.sleep(0.05)
+    named.append(NAMED)
+    named[0] = msgspec.structs.replace(
+        NAMED, captures=(objects.Capture("aaaa", "Creating", "", frozenset({"uid-2"})),)
+    )
+    await asyncio.sleep(0.2)
+    assert len(refused()) == 2
+    refusing.cancel()
+    await serving.end()

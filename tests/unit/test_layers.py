@@ -12,7 +12,7 @@ LAYERS = [
     ["cli"],
     ["agent", "operator", "hooks"],
     ["checkpoint", "restore", "preflight", "prune"],
-    ["privilege"],
+    ["privilege", "inside"],
     [
         "criu",
         "cuda",

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import time
 
 import pytest
 
@@ -89,3 +90,36 @@ def test_a_program_that_the_caller_ends():
 )
 def test_describe(code, text):
     assert process.describe(code) == text
+
+
+TAILS = {
+    "exit 3": (3, b""),
+    "echo out; echo err >&2": (0, b"out\nerr\n"),
+    "seq 100000": (0, b"99998\n99999\n100000\n"),
+    "kill -15 $$": (-15, b""),
+    # What it leaves behind keeps its output open.
+    "echo up; sleep 60 & exit 4": (4, b"up\n"),
+    "exec >&- 2>&-; sleep 0.2; exit 5": (5, b""),
+}
+
+
+@pytest.mark.parametrize(("script", "expected"), TAILS.items(), ids=list(TAILS))
+def test_the_end_of_what_is_written(script, expected):
+    code, output = process.tail(["sh", "-c", script], timeout_seconds=5, most_bytes=64)
+    assert code == expected[0]
+    assert output.endswith(expected[1])
+    assert len(output) <= 64
+
+
+@pytest.mark.parametrize("script", ["sleep 60", "yes", "sleep 60 & wait"])
+def test_the_end_comes_in_time(script):
+    begin = time.monotonic()
+    code, output = process.tail(["sh", "-c", script], timeout_seconds=0.2, most_bytes=64)
+    assert code is None
+    assert len(output) <= 64
+    assert time.monotonic() - begin < 2
+
+
+def test_a_tail_of_nothing(tmp_path):
+    with pytest.raises(errors.ToolError, match="not found"):
+        process.tail([str(tmp_path / "absent")], timeout_seconds=1)

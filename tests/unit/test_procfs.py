@@ -261,3 +261,13 @@ def test_lsm_label(tmp_path, monkeypatch, file, text, label):
     path.write_bytes(text)
     monkeypatch.setattr(procfs, "PROC", tmp_path)
     assert procfs.lsm_label(7) == label
+
+
+def test_whose_label_it_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(procfs, "PROC", tmp_path)
+    here = pathlib.Path("/sys/module/apparmor/parameters/enabled")
+    on = here.exists() and here.read_text().strip() == "Y"
+    assert procfs.uses_apparmor(1) is on
+    (tmp_path / "1/attr/apparmor").mkdir(parents=True)
+    (tmp_path / "1/attr/apparmor/current").touch()
+    assert procfs.uses_apparmor(1)

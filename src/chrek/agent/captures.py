@@ -1,4 +1,7 @@
-"""A checkpoint job: prepare its container, wait until the worker is ready, dump it."""
+"""Captures: of checkpoint jobs, which end with it, and of serving pods, which serve on.
+
+Either way: prepare the container, have its worker started, wait until it is ready, capture it.
+"""
 
 from __future__ import annotations
 
@@ -6,23 +9,26 @@ import asyncio
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from chrek import checkpoint, config, errors, log, names, peer, procfs
-from chrek import store as stores
-from chrek.agent import connection, metrics, objects, report
+from chrek.agent import capturing, connection, decision, namings, objects, report
 from chrek.agent import slots as slots_module
 from chrek.criu import service
 
 LOG = log.get(__name__)
-ATTEMPTS = 3
-RETRY_SECONDS = 5.0
 _POLL_SECONDS = 0.1
+_SERVING_POLL_SECONDS = 0.25
 _ENDING_SECONDS = 0.5
+REFUSAL_SECONDS = 10.0
+"""How long a pod that is to be captured may be without its chrek-init on the line.
+
+After a restart of the agent each chrek-init calls again within five seconds.
+"""
 
 
 class Captures:
-    """Serves the checkpoint jobs of this node."""
+    """Serves the checkpoint jobs of this node, and its workers that may be captured."""
 
     def __init__(
         self,
@@ -33,10 +39,9 @@ class Captures:
         slots: slots_module.Slots,
     ) -> None:
         self._settings = settings
-        self._node = node
-        self._own_namespace = own_namespace
-        self._reporter = reporter
-        self._slots = slots
+        self._capturing = capturing.Capturing(settings, node, own_namespace, reporter, slots)
+        self._namings = namings.Namings()
+        self._served: dict[str, connection.Connection] = {}
 
     async def handle(
         self,
@@ -65,32 +70,105 @@ class Captures:
             ending = asyncio.create_task(conn.closed())
             try:
                 await self._ready(pod_of, directory, ending)
-                await self._capture(conn, caller, root_pid, pod, wanted, logger)
+                request = self._capturing.request(caller, root_pid, pod, wanted)
+                await self._capturing.capture(conn, caller, pod_of, wanted, request, logger)
             finally:
                 ending.cancel()
-        except _GoneError:
+        except capturing.GoneError:
             logger.info("checkpoint job ended before it was captured")
         except Exception as err:
-            known = isinstance(err, errors.ChrekError)
-            reason = err.reason if isinstance(err, errors.ChrekError) else "InternalError"
-            details = err.log if isinstance(err, errors.ToolError) else ""
-            logger.error(
-                "capture failed",
-                reason=reason,
-                error=str(err) or repr(err),
-                log=details,
-                exc_info=None if known else err,
+            await self._capturing.failed(pod, err, logger)
+            await conn.send("failed", capturing.reason_of(err), str(err))
+
+    async def serve(
+        self,
+        conn: connection.Connection,
+        caller: peer.Peer,
+        pod_of: Callable[[], objects.Pod | None],
+        checkpoints_of: Callable[[], list[objects.Checkpoint]],
+        directory: int,
+        cold: decision.Cold | None,
+    ) -> None:
+        """Serve one connected chrek-init of a worker that may be captured while it serves.
+
+        It is captured each time that a DynamoCheckpoint begins to name it, once it is Ready.
+
+        Args:
+            pod_of: the pod as it is now; None once it is gone.
+            checkpoints_of: all DynamoCheckpoints as they are now.
+            directory: not used: a serving pod writes no ready file.
+            cold: why the worker starts cold; None when it serves already.
+        """
+        pod = pod_of()
+        if pod is None:
+            return
+        del directory
+        logger = LOG.bind(pod=pod.name, namespace=pod.namespace, container=caller.container_id[:12])
+        try:
+            if cold is not None and not await _begun(conn, caller, cold, logger):
+                return
+            root_pid = await self._started(conn, caller)
+            if cold is None:
+                # The agent before this one may have been killed in the middle of a dump.
+                await asyncio.to_thread(checkpoint.release_sockets, root_pid)
+        except capturing.GoneError:
+            return
+        except errors.PeerError as err:
+            logger.error("worker cannot be captured", error=str(err))
+            return
+        self._served[pod.uid] = conn
+        ending = asyncio.create_task(conn.closed())
+        try:
+            await self._wait_and_capture(
+                *(conn, caller, root_pid, pod_of, checkpoints_of, ending, logger)
             )
-            metrics.CAPTURES.labels(outcome="failed", reason=reason).inc()
-            self._reporter.event(pod, "Warning", reason, str(err))
-            with contextlib.suppress(errors.ApiError):
-                await self._reporter.result(pod, {"reason": reason, "message": str(err)})
-            await conn.send("failed", reason, str(err))
+        except capturing.GoneError:
+            logger.debug("worker ended")
+        finally:
+            ending.cancel()
+            if self._served.get(pod.uid) is conn:
+                del self._served[pod.uid]
+
+    async def refuse_others(
+        self,
+        pods: Mapping[str, objects.Pod],
+        checkpoints_of: Callable[[], list[objects.Checkpoint]],
+    ) -> None:
+        """Answer, for as long as the agent runs, for pods that are named but cannot be captured.
+
+        Args:
+            pods: UID -> pod of this node, as they are now.
+        """
+        since: dict[str, float] = {}
+        refused: set[str] = set()
+        clock = asyncio.get_running_loop().time
+        while True:
+            await asyncio.sleep(REFUSAL_SECONDS / 10)
+            named = self._namings.all(checkpoints_of)
+            missing = {
+                uid: pod
+                for uid in named
+                if (pod := pods.get(uid)) is not None and pod.ready and uid not in self._served
+            }
+            since = {uid: since.get(uid, clock()) for uid in missing}
+            refused &= named.keys()
+            for uid, pod in missing.items():
+                if uid not in refused and clock() - since[uid] >= REFUSAL_SECONDS:
+                    refused.add(uid)
+                    err = errors.UnsupportedError(
+                        f"pod {pod.name} was not started so that it can be captured",
+                        reason=names.Reason.NOT_CAPTURABLE,
+                        hint="restart it, or capture a pod that started after the checkpoint "
+                        "was made with captureSource worker",
+                    )
+                    await self._capturing.failed(
+                        pod, err, LOG.bind(pod=pod.name, namespace=pod.namespace)
+                    )
 
     async def _started(self, conn: connection.Connection, caller: peer.Peer) -> int:
         line = await conn.receive()
         if line is None:
-            raise _GoneError
+            raise capturing.GoneError
         word, _, number = line.partition(" ")
         if word != "started" or not number.isdecimal():
             raise errors.PeerError(f"expected `started <pid>`, got {line[:80]!r}")
@@ -99,11 +177,11 @@ class Captures:
                 if procfs.status(pid).nspids[-1] == int(number):
                     return pid
         except (FileNotFoundError, ProcessLookupError) as err:
-            raise _GoneError from err
+            raise capturing.GoneError from err
         # A worker that ends at once takes the container with it.
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(conn.closed(), _ENDING_SECONDS)
-            raise _GoneError
+            raise capturing.GoneError
         raise errors.PeerError(f"process {number} is not a child of the container's PID 1")
 
     async def _ready(
@@ -118,7 +196,7 @@ class Captures:
         while True:
             pod = pod_of()
             if pod is None or ending.done():
-                raise _GoneError
+                raise capturing.GoneError
             mode = pod.capture.get("readiness", "auto")
             if mode == "probe" or (mode == "auto" and pod.has_readiness_probe):
                 if pod.ready:
@@ -133,89 +211,47 @@ class Captures:
                 )
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _capture(
+    async def _wait_and_capture(
         self,
         conn: connection.Connection,
         caller: peer.Peer,
         root_pid: int,
-        pod: objects.Pod,
-        wanted: objects.Checkpoint,
+        pod_of: Callable[[], objects.Pod | None],
+        checkpoints_of: Callable[[], list[objects.Checkpoint]],
+        ending: asyncio.Task[None],
         logger: log.Logger,
     ) -> None:
-        own = pod.namespace == self._own_namespace
-        store = stores.Store(
-            pathlib.Path(self._settings.storage.pvc.basePath), "" if own else pod.namespace
-        )
-        request = checkpoint.Capture(
-            init_pid=caller.pid,
-            root_pid=root_pid,
-            identity_hash=wanted.identity_hash,
-            variant=pod.variant,
-            image=pod.image,
-            command=pod.command,
-            environment=pod.environment,
-            volumes=pod.volumes,
-            timeout_seconds=self._settings.dumpTimeoutSeconds,
-        )
-        loop = asyncio.get_running_loop()
-
-        def committed(_: checkpoint.Captured) -> None:
-            # The tree is frozen here, and ends only after chrek-init has been told why.
-            sent = asyncio.run_coroutine_threadsafe(conn.send("committed"), loop).result()
-            if not sent:
-                raise errors.PeerError("the job's container ended during the dump")
-
-        for attempt in range(1, ATTEMPTS + 1):
-            async with self._slots.taken():
-                if not await conn.send("dumping"):
-                    raise _GoneError
+        done = False
+        while True:
+            pod = pod_of()
+            if pod is None or ending.done():
+                raise capturing.GoneError
+            wanted = self._namings.of(pod, checkpoints_of)
+            if wanted is None:
+                done = False
+            elif not done and pod.ready:
+                done = True
+                request = self._capturing.request(caller, root_pid, pod, wanted, leave_running=True)
                 try:
-                    done = await asyncio.to_thread(
-                        checkpoint.capture, request, store, logger, on_committed=committed
-                    )
-                    break
-                except errors.ChrekError as err:
-                    if not caller.alive():
-                        raise _GoneError from err
-                    if attempt == ATTEMPTS:
-                        raise
-                    logger.warning("dump failed", attempt=attempt, error=str(err))
-                    await conn.send("resumed", err.reason, str(err))
-            await asyncio.sleep(RETRY_SECONDS)
-        described = done.manifest
-        metrics.CAPTURES.labels(outcome="captured", reason=names.Reason.CHECKPOINTED).inc()
-        metrics.observe("checkpoint", described.steps)
-        logger.info(
-            "checkpointed",
-            checkpoint=described.identityHash,
-            uuid=described.uuid,
-            bytes=described.bytes,
-            steps=described.steps,
-        )
-        self._reporter.event(
-            pod,
-            "Normal",
-            names.Reason.CHECKPOINTED,
-            f"captured {described.bytes / 1e9:.2f} GB in {sum(described.steps.values()):.1f} s",
-        )
-        await self._reporter.result(
-            pod,
-            {
-                "uuid": described.uuid,
-                "variant": described.variant,
-                "digest": done.digest,
-                "location": store.location(described.identityHash),
-                "bytes": described.bytes,
-                "node": self._node,
-                "image": described.source.image,
-                "steps": described.steps,
-                "createdAt": described.createdAt,
-            },
-        )
+                    await self._capturing.capture(conn, caller, pod_of, wanted, request, logger)
+                except capturing.GoneError:
+                    raise
+                except Exception as err:
+                    await self._capturing.failed(pod, err, logger)
+            await asyncio.sleep(_SERVING_POLL_SECONDS)
 
 
-class _GoneError(Exception):
-    """The container or its pod ended; there is nobody left to answer."""
+async def _begun(
+    conn: connection.Connection, caller: peer.Peer, cold: decision.Cold, logger: log.Logger
+) -> bool:
+    """Have a worker started so that it can be captured; else it starts as any cold one."""
+    try:
+        await asyncio.to_thread(service.set_last_pid, caller.pidfd, names.FIRST_WORKER_PID)
+    except errors.ChrekError as err:
+        logger.error("worker cannot be captured", error=str(err))
+        await conn.send("cold", cold.reason, cold.message)
+        return False
+    return await conn.send("serve", cold.reason, cold.message)
 
 
 def _verified(pod: objects.Pod, checkpoints: list[objects.Checkpoint]) -> objects.Checkpoint:

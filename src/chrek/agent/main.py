@@ -118,7 +118,9 @@ class Agent:
         runner = await http.serve(self._settings.httpPort, self.problems)
         tasks = [asyncio.create_task(informer.run()) for informer in self._checkpoint_informers]
         tasks += [asyncio.create_task(informer.run()) for informer in self._pod_informers]
+        refusing = self._captures.refuse_others(self._pods, self._checkpoints)
         upkeep = [asyncio.create_task(self._prune_journal()), asyncio.create_task(self._sweep())]
+        upkeep.append(asyncio.create_task(refusing))
         LOG.info("agent started", node=self._node, namespaces=self._settings.watchNamespaces)
         await stop.wait()
         LOG.info("agent stopping")
