@@ -18,6 +18,7 @@ Object = dict[str, Any]
 FOLDER = commands.ROOT / "docs" / "bench"
 PACKAGES = ("aiohttp", "chrek", "msgspec", "prometheus_client", "yaml")
 """What the operator, and the client that drives it, need."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def main(description: str | None) -> int:
@@ -29,8 +30,8 @@ def main(description: str | None) -> int:
     _operator_arguments(what.add_parser("operator", help="the operator with many objects"))
     options = parser.parse_args()
     run: Callable[[argparse.Namespace], Object] = options.run
-    # A signal unwinds the stack, so that what was made is always removed.
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in SIGNALS:
+        signal.signal(number, _interrupt)
     try:
         report = run(options)
     except errors.ShowError as err:
@@ -44,6 +45,13 @@ def main(description: str | None) -> int:
     print(json.dumps(report[options.headline], indent=2))
     commands.say(f"written to {options.output}")
     return 0
+
+
+def _interrupt(*_: object) -> None:
+    """Unwind the stack, so that what was made is removed; further signals do not stop that."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    raise KeyboardInterrupt
 
 
 def _start_arguments(parser: argparse.ArgumentParser) -> None:
