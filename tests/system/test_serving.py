@@ -13,12 +13,26 @@ import threading
 import time
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
-from chrek import checkpoint, errors, inside, log, manifest, names, peer, procfs, restore, rootfd
+from chrek import (
+    checkpoint,
+    config,
+    errors,
+    inside,
+    log,
+    manifest,
+    names,
+    peer,
+    procfs,
+    restore,
+    rootfd,
+)
 from chrek import store as stores
-from chrek.agent import calls
+from chrek.agent import calls, captures, connection, decision, objects, slots
 from chrek.criu import service
+from fakes import projected
 from system import sandbox
 
 pytestmark = pytest.mark.system
@@ -316,3 +330,100 @@ def test_a_program_in_the_container(tmp_path: pathlib.Path, user: int) -> None:
         # Its output is kept open by a process that it leaves behind.
         inside.run(made.pid, pidfd, ["sh", "-c", "sleep 60 & exit 0"], timeout_seconds=5)
         os.close(pidfd)
+
+
+class Reporter:
+    """Keeps what the operator would read."""
+
+    def __init__(self) -> None:
+        self.results: list[dict[str, object]] = []
+        self.events: list[tuple[str, str]] = []
+
+    def event(self, _pod: objects.Pod, _kind: str, reason: str, message: str) -> None:
+        self.events.append((reason, message))
+
+    async def result(self, _pod: objects.Pod, result: dict[str, object]) -> None:
+        self.results.append(result)
+
+
+def test_the_agent_captures_a_pod_that_the_operator_names(tmp_path: pathlib.Path) -> None:
+    """Quiesced and woken by programs in the container; after a failed quiesce it is named again."""
+    settings = config.AgentConfig(
+        apiVersion="chrek.nvidia.com/v1alpha1",
+        release="chrek",
+        watchNamespaces=["ns"],
+        storage=config.Storage(pvc=config.Pvc(basePath=str(tmp_path / "checkpoints"))),
+    )
+    reporter = Reporter()
+    pod = msgspec.structs.replace(
+        projected.POD, ready=True, volumes=(manifest.Volume(path="/dev/shm", exclusive=True),)
+    )
+
+    def note(word: str, code: int = 0) -> dict[str, object]:
+        script = f"echo {word} >>/dev/shm/notes; exit {code}"
+        return {"exec": {"command": ["sh", "-c", script]}, "timeoutSeconds": 20}
+
+    def named(code: int) -> objects.Checkpoint:
+        capture = objects.Capture("aaaa", "Creating", "", frozenset({pod.uid}))
+        return projected.checkpoint(
+            captures=(capture,), quiesce=note("sleep", code), wake=note("wake")
+        )
+
+    async def serve(made: sandbox.Container) -> None:
+        conn = connection.Connection(made.agent.dup())
+        caller = peer.Peer(
+            pid=made.pid,
+            pidfd=os.pidfd_open(made.pid),
+            pod_uid=pod.uid,
+            container_id="c" * 64,
+            container="main",
+        )
+        there: list[objects.Checkpoint] = []
+        agent = captures.Captures(settings, "node", "ns", reporter, slots.Slots(1))  # type: ignore[arg-type]
+        cold = decision.Cold("CheckpointNotReady", "it is being made")
+        task = asyncio.ensure_future(
+            agent.serve(conn, caller, lambda: pod, lambda: there, -1, cold)
+        )
+        await asyncio.to_thread(made.wait_for, "worker ready")
+        await asyncio.to_thread(made.request, "count")
+        for count, code in enumerate((7, 0), 1):
+            there[:] = [named(code)]
+            async with asyncio.timeout(30):
+                while len(reporter.results) < count:
+                    await asyncio.sleep(0.02)
+            there.clear()
+            await asyncio.sleep(0.6)
+        assert not task.done()
+        await asyncio.to_thread(made.request, "exit 3")
+        assert await asyncio.to_thread(made.wait) == 3
+        async with asyncio.timeout(10):
+            await task
+        caller.close()
+        conn.close()
+
+    with sandbox.container(
+        tmp_path, "source", "--wait", "20", "--", "python3", "-c", ECHO + WORKER
+    ) as made:
+        assert made.receive() == "chrek 1 start"
+        kept = os.open(f"/proc/{made.pid}/root/dev/shm", os.O_RDONLY)
+        asyncio.run(serve(made))
+        with open(os.open("notes", os.O_RDONLY, dir_fd=kept)) as file:
+            assert file.read().split() == ["sleep", "wake", "sleep", "wake"]
+        os.close(kept)
+        assert "Checkpoint failed: QuiesceFailed: sh: exited with status 7" in made.output
+        assert "Checkpoint complete; the worker serves on" in made.output
+    refused, captured = reporter.results
+    assert refused["reason"] == "QuiesceFailed"
+    artifact = stores.Store(tmp_path / "checkpoints").open(
+        *(HASH, "aaaa", str(captured["uuid"]), str(captured["digest"]))
+    )
+    with sandbox.container(tmp_path, "target", "--wait", "20", "--", "false") as target:
+        assert target.receive() == "chrek 1 start"
+        target.send(f"restoring 30 {artifact.manifest.rootPid} exit")
+        restore.restore(
+            *(artifact, target.pid, tmp_path / "staging", LOG),
+            volumes={"/dev/shm": True},
+            timeout_seconds=60,
+        )
+        target.send("restored")
+        assert target.request("count").endswith(" 2")

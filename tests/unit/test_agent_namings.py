@@ -15,10 +15,17 @@ def test_pods_that_are_named(monkeypatch):
     monkeypatch.setattr(namings, "_FRESH_SECONDS", 0.0)
     made = namings.Namings()
     there = [named("uid-1", "uid-2"), named("uid-3", name="other")]
-    assert made.all(lambda: there) == {"uid-1": there[0], "uid-2": there[0], "uid-3": there[1]}
+    assert made.all(lambda: there) == {
+        ("ns", "uid-1"): there[0],
+        ("ns", "uid-2"): there[0],
+        ("ns", "uid-3"): there[1],
+    }
     assert made.of(projected.POD, lambda: there) is there[0]
     elsewhere = msgspec.structs.replace(projected.POD, namespace="elsewhere")
     assert made.of(elsewhere, lambda: there) is None
+    # A checkpoint of another namespace that names the pod as well is in nobody's way.
+    there.append(named("uid-1", namespace="elsewhere"))
+    assert made.of(projected.POD, lambda: there) is there[0]
     assert made.of(projected.POD, list) is None
 
 

@@ -144,11 +144,13 @@ class Captures:
         clock = asyncio.get_running_loop().time
         while True:
             await asyncio.sleep(REFUSAL_SECONDS / 10)
-            named = self._namings.all(checkpoints_of)
-            missing = {
+            named = {
                 uid: pod
-                for uid in named
-                if (pod := pods.get(uid)) is not None and pod.ready and uid not in self._served
+                for namespace, uid in self._namings.all(checkpoints_of)
+                if (pod := pods.get(uid)) is not None and pod.namespace == namespace
+            }
+            missing = {
+                uid: pod for uid, pod in named.items() if pod.ready and uid not in self._served
             }
             since = {uid: since.get(uid, clock()) for uid in missing}
             refused &= named.keys()

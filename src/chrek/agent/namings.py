@@ -12,24 +12,24 @@ _FRESH_SECONDS = 0.2
 
 
 class Namings:
-    """Pod UID -> the DynamoCheckpoint that names it; made anew when it is asked for and old.
+    """Namespace and UID of a pod -> the DynamoCheckpoint that names it; made when asked for and old.
 
     One for all pods of a node, so that waiting pods cost one look at the checkpoints together.
     """
 
     def __init__(self) -> None:
         self._made = float("-inf")
-        self._found: dict[str, objects.Checkpoint] = {}
+        self._found: dict[tuple[str, str], objects.Checkpoint] = {}
 
     def all(
         self, checkpoints_of: Callable[[], list[objects.Checkpoint]]
-    ) -> dict[str, objects.Checkpoint]:
+    ) -> dict[tuple[str, str], objects.Checkpoint]:
         """Every pod that is named now, of any namespace and node."""
         now = time.monotonic()
         if now - self._made >= _FRESH_SECONDS:
             self._made = now
             self._found = {
-                uid: checkpoint
+                (checkpoint.namespace, uid): checkpoint
                 for checkpoint in checkpoints_of()
                 for capture in checkpoint.captures
                 if capture.phase == names.Phase.CREATING and not capture.job
@@ -41,5 +41,4 @@ class Namings:
         self, pod: objects.Pod, checkpoints_of: Callable[[], list[objects.Checkpoint]]
     ) -> objects.Checkpoint | None:
         """The DynamoCheckpoint of its namespace that names a pod."""
-        found = self.all(checkpoints_of).get(pod.uid)
-        return found if found is not None and found.namespace == pod.namespace else None
+        return self.all(checkpoints_of).get((pod.namespace, pod.uid))
