@@ -32,8 +32,8 @@ TEMPLATES = (
     "configmap",
     *(f"operator/{name}" for name in ("lease", "rbac", "secret", "serviceaccount", "webhook")),
 )
-NOWHERE = {"chrek.test/no-such-node": "true"}
-"""A node selector that matches no node: what becomes of such pods is said by others."""
+NOWHERE = "nobody"
+"""The scheduler of pods that get no node: what becomes of such pods is said by others."""
 
 
 class Site:
@@ -103,7 +103,7 @@ class Site:
         if not (text := data.get("deletion-job.yaml")):
             return
         job: Object = yaml.safe_load(text)
-        job["spec"]["template"]["spec"]["nodeSelector"] = NOWHERE
+        job["spec"]["template"]["spec"]["schedulerName"] = NOWHERE
         path = self.folder / "deletion-job.yaml"
         path.write_text(yaml.safe_dump(job))
         self.config["deletionJobPath"] = os.fspath(path)

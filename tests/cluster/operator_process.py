@@ -1,6 +1,7 @@
 """Objects for the tests of the operator, and the operator itself: see `showcase.site`.
 
-Pods of these tests match no node: the tests say what becomes of them, as kubelet and agent would.
+Pods of these tests are on a node that does not exist: the tests say what becomes of them, as kubelet
+and agent would.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ class Site(site.Site):
 
 def pod_spec(**changed: Any) -> dict[str, Any]:
     container = {"name": "main", "image": "llama:1", "command": ["python3", "s.py"]}
-    return {"nodeSelector": NOWHERE, "containers": [{**container, **changed}]}
+    return {"nodeName": NOWHERE, "containers": [{**container, **changed}]}
 
 
 def checkpoint(name: str, identity: dict[str, Any] | None = None, **job: Any) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def checkpoint(name: str, identity: dict[str, Any] | None = None, **job: Any) ->
 
 def graph(name: str, section: dict[str, Any], **main: Any) -> dict[str, Any]:
     container = {"image": "llama:1", "args": ["python3 s.py"], **main}
-    pod = {"nodeSelector": NOWHERE, "mainContainer": container}
+    pod = {"nodeName": NOWHERE, "mainContainer": container}
     service = {"replicas": 1, "extraPodSpec": pod, "checkpoint": {"enabled": True, **section}}
     return {
         "apiVersion": "nvidia.com/v1alpha1",

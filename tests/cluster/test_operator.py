@@ -24,6 +24,8 @@ def site(
 ) -> Iterator[operator_process.Site]:
     operator_process.install_crds(namespaced)
     made = operator_process.Site(namespaced, tmp_path_factory.mktemp("operator"))
+    # Nobody runs the pods of deletion Jobs here; tests/e2e does.
+    made.config["deletionJobPath"] = ""
     yield made
     made.remove()
 
@@ -238,7 +240,7 @@ def test_a_service_the_api_server_refuses(clean: kube.Kube, operator: object) ->
     item = operator_process.graph("bad", {"identity": operator_process.IDENTITY})
     item["spec"]["services"]["VllmWorker"]["extraPodSpec"]["dnsPolicy"] = "Nonsense"
     item["spec"]["services"]["Good"] = {
-        "extraPodSpec": {"mainContainer": {"image": "i"}, "nodeSelector": operator_process.NOWHERE}
+        "extraPodSpec": {"mainContainer": {"image": "i"}, "nodeName": operator_process.NOWHERE}
     }
     clean.apply(item)
     clean.wait(

@@ -71,7 +71,10 @@ class Operator:
         self._owners = platform.Detector(self._client, settings, on_change=self._owners_changed)
         self._look_again: Callable[[], None] = lambda: None
         self._known = webhook.Checkpoints(self._client, settings.watchNamespaces)
-        self._webhook = webhook.Webhook(settings, self._known, self._trust, own=namespace)
+        self._graphs = webhook.Graphs(self._client, settings.watchNamespaces, self._owners)
+        self._webhook = webhook.Webhook(
+            settings, self._known, self._trust, own=namespace, graphs=self._graphs
+        )
         self._leader = leader.Leader(
             self._client,
             namespace=namespace,
@@ -84,6 +87,7 @@ class Operator:
             {
                 "certificate": self._trust.ready.is_set,
                 "checkpoints in memory": self._known.synced,
+                "graphs in memory": self._graphs.synced,
                 "not stopping": lambda: not self._stopping.is_set(),
             },
         )
@@ -96,6 +100,7 @@ class Operator:
             _task("certificates", self._trust.keep()),
             _task("checkpoints", self._known.run()),
             _task("owners of the CRDs", self._owners.run()),
+            _task("graphs", self._graphs.run()),
             _task("webhook", self._serve()),
             _task("controllers", self._lead()),
             _task("stop", self._stopping.wait()),
