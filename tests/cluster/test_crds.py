@@ -285,7 +285,7 @@ BAD = [
     (capturing(container("main"), container("main")), f"{IN_JOB}[1]: Duplicate value"),
     # Modes.
     (service({"enabled": True}), "needs identity (mode auto) or checkpointRef (mode reference)"),
-    (service({"enabled": True, "mode": "auto"}), "mode auto needs identity and takes no checkpoin"),
+    (service({"enabled": True, "mode": "auto"}), "mode auto needs identity and takes no"),
     (service({**SECTION, "mode": "reference"}), "mode reference needs checkpointRef"),
     (service({**SECTION, "mode": "Reference"}), "mode reference needs checkpointRef"),
     (
@@ -376,8 +376,13 @@ def test_defaults(asked: admission.Admission) -> None:
         {"dtype": "fp8"},
         {"dtype": None},
         {"model": "other"},
-        {"framework": "vllm"},
+        {"backendFramework": "sglang"},
+        {"framework": "sglang", "backendFramework": None},
+        {"frameworkVersion": "1.0.0", "dynamoVersion": None},
         {"tensorParallelSize": 2},
+        {"pipelineParallelSize": 2},
+        {"maxModelLen": None},
+        {"extraParameters": None},
         {"extraParameters": {"quantization": "gptq"}},
     ],
     ids=str,
@@ -388,6 +393,32 @@ def test_an_identity_cannot_change(
     server.apply(checkpoint(FULL))
     with pytest.raises(errors.ApiError, match="the identity of a checkpoint cannot change; create"):
         asked.change(checkpoint(), {"identity": change})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"framework": "vllm"},
+        {"framework": "vllm", "backendFramework": None},
+        {"frameworkVersion": "0.9.0", "dynamoVersion": None},
+    ],
+    ids=str,
+)
+def test_an_identity_can_be_spelled_otherwise(
+    server: kube.Kube, asked: admission.Admission, change: dict[str, Any]
+) -> None:
+    server.apply(checkpoint(FULL))
+    asked.change(checkpoint(), {"identity": change})
+
+
+def test_empty_and_unset_are_one(server: kube.Kube, asked: admission.Admission) -> None:
+    server.apply(checkpoint(name="bare"))
+    asked.change(
+        checkpoint(name="bare"),
+        {"identity": {"dtype": "", "dynamoVersion": "", "extraParameters": {}}},
+    )
+    with pytest.raises(errors.ApiError, match="the identity of a checkpoint cannot change"):
+        asked.change(checkpoint(name="bare"), {"identity": {"dtype": "fp8"}})
 
 
 def test_the_rest_of_a_checkpoint_can_change(server: kube.Kube) -> None:

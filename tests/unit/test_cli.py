@@ -122,7 +122,10 @@ def test_canonical_text_is_what_is_hashed(run):
             GRAPH.replace("dtype: bfloat16", "dtype: 16"),
             "checkpoint.identity.dtype: expected a string",
         ),
-        (GRAPH.replace("model:", "modle:"), "my-llm: spec.services.VllmWorker.checkpoint.identity"),
+        (
+            GRAPH.replace("model:", "models:"),
+            "my-llm: spec.services.VllmWorker.checkpoint.identity",
+        ),
     ],
 )
 def test_bad_input_is_named_with_its_place(run, text, message):
