@@ -119,8 +119,14 @@ def connect(kubeconfig: Path, *, own: bool) -> Iterator[Cluster]:
     """Start the proxy, and stop it at the end."""
     argv = [commands.find("kubectl"), f"--kubeconfig={kubeconfig}", "proxy", "--port=0"]
     # Pod exec stays refused, as it is by default; requests are not rewritten.
+    # In a session of its own: after Ctrl-C it is still needed to remove what was made.
     proxy = subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
     )
     try:
         assert proxy.stdout is not None

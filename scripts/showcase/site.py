@@ -30,6 +30,8 @@ Object = dict[str, Any]
 CHART = commands.ROOT / "charts" / "chrek"
 TEMPLATES = (
     "configmap",
+    # Of the Jobs that delete artifacts.
+    "agent/serviceaccount",
     *(f"operator/{name}" for name in ("lease", "rbac", "secret", "serviceaccount", "webhook")),
 )
 NOWHERE = "nobody"
