@@ -285,15 +285,24 @@ def test_a_ready_cold_pod_is_picked(pod):
         fakes.worker("w", deleted=True),
         fakes.worker("w", phase="Failed"),
         fakes.worker("w", image="llama:2"),
-        fakes.worker("w", result=SUCCESS),
     ],
-    ids=["not ready", "warm", "not started", "going", "ended", "other variant", "captured before"],
+    ids=["not ready", "warm", "not started", "going", "ended", "other variant"],
 )
 def test_pods_that_are_not_picked(pod):
     made = pick(FROM_WORKER, pod)
     assert told(made.entry) == ("Pending", "WaitingForWorker")
     assert "pods" not in made.entry
     assert pick(made.entry, pod).entry == made.entry
+
+
+@pytest.mark.parametrize("before", [SUCCESS, CANNOT], ids=["captured", "failed"])
+def test_a_pod_that_was_captured_before_is_captured_again(before):
+    """Its artifact was lost or is suspect; what it says of that one is not believed again."""
+    entry = pick(FROM_WORKER, fakes.worker("w", result=before)).entry
+    assert told(entry) == ("Creating", "Capturing")
+    assert pick(entry, fakes.worker("w", result=before)) == captures.Step(entry)
+    new = {**SUCCESS, "uuid": "u-2"}
+    assert pick(entry, fakes.worker("w", result=new)).made.uuid == "u-2"
 
 
 def test_the_result_of_the_named_pod_alone_is_believed():

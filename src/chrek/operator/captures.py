@@ -254,12 +254,12 @@ def from_worker(
     reason: str
     for one in named:
         pod = alive.get(one["uid"])
-        if pod and pod.result:
-            if not pod.result.reason:
-                return Step(entry, made=pod.result)
-            failures.append(pod.result)
+        result = _news(one, pod) if pod else None
+        if result and not result.reason:
+            return Step(entry, made=result)
+        failures += [result] if result else []
     current = alive.get(named[-1]["uid"]) if named else None
-    if current and not current.result and not current.deleted and not current.finished:
+    if current and not _news(named[-1], current) and not current.deleted and not current.finished:
         return Step(entry)
     # Pods that went meanwhile count as well: each attempt has frozen a pod that served.
     if len(named) > min(limit, MAX_PODS - 1):
@@ -274,7 +274,10 @@ def from_worker(
     tried = {one["uid"] for one in named}
     for pod in workers:
         if pod.uid not in tried and _capturable(pod, entry["variant"]):
-            chosen = [*named, {"name": pod.name, "uid": pod.uid}][-MAX_PODS:]
+            naming = {"name": pod.name, "uid": pod.uid}
+            if pod.result:
+                naming["spent"] = _spent(pod.result)
+            chosen = [*named, naming][-MAX_PODS:]
             text = f"serving pod {pod.name} is captured"
             reason = names.Reason.CAPTURING
             new = moved(entry, names.Phase.CREATING, reason=reason, message=text)
@@ -286,13 +289,24 @@ def from_worker(
     return Step(moved(entry, names.Phase.PENDING, reason=reason, message=text))
 
 
+def _news(naming: Mapping[str, Any], pod: pods.Pod) -> pods.Result | None:
+    """The result of this naming of a pod; what it carried before, from an earlier one, is none."""
+    if pod.result is None or _spent(pod.result) == naming.get("spent"):
+        return None
+    return pod.result
+
+
+def _spent(result: pods.Result) -> str:
+    return result.uuid or f"{result.reason} {result.message}"[:200]
+
+
 def _capturable(pod: pods.Pod, variant: str) -> bool:
     warm = pod.start is not None and pod.start.outcome == "restored"
     return (
         pod.variant == variant
         and pod.ready
         and pod.start is not None
-        and not (warm or pod.deleted or pod.finished or pod.result)
+        and not (warm or pod.deleted or pod.finished)
     )
 
 

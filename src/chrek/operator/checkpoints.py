@@ -69,6 +69,7 @@ class Checkpoints:
         self._instance = instance
         self._clock = clock
         self._finalization = finalization.Finalization(client, cache, deletions)
+        self._told: dict[str, str] = {}
 
     async def reconcile(self, key: queue.Key) -> float | None:
         """Take the next step of one checkpoint."""
@@ -214,6 +215,8 @@ class Checkpoints:
         self, found: Object, wanted: templates.Wanted, entry: Object, now: datetime.datetime
     ) -> float | None:
         namespace, digest = found["metadata"]["namespace"], found["status"]["identityHash"]
+        if self._finalization.under_way(namespace, digest):
+            return finalization.POLL_SECONDS
         try:
             job = jobs.build(
                 found,
@@ -318,8 +321,11 @@ class Checkpoints:
     async def _finalize(self, found: Object) -> float | None:
         outcome = await self._finalization.run(found)
         if outcome is None:
+            self._told.pop(found["metadata"]["uid"], None)
             return None
-        if outcome.state == "failed":
+        uid = found["metadata"]["uid"]
+        if outcome.state == "failed" and self._told.get(uid) != outcome.message:
+            self._told[uid] = outcome.message
             await self._post(
                 found,
                 type_="Warning",

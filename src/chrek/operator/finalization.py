@@ -34,6 +34,7 @@ class Finalization:
         self._client = client
         self._cache = cache
         self._deletions = deletions
+        self._begun: set[str] = set()
 
     async def mark(self, checkpoint: Object, *, wanted: bool) -> bool:
         """Make the finalizer be there, or not, as the deletion policy says.
@@ -81,12 +82,23 @@ class Finalization:
             return deletion.Outcome("done", "it has no artifact")
         same = cache_module.many(self._cache.checkpoints_by_hash, namespace, digest)
         paths = [digest]
-        if cache_module.oldest(same) is not None:
+        if metadata["uid"] not in self._begun and cache_module.oldest(same) is not None:
             # Others go on with the artifacts; what they do not list goes.
             paths = [f"{digest}/{path}" for path in old.get("garbage") or []]
         if not paths:
             return deletion.Outcome("done", "another checkpoint has its artifacts")
+        # Once begun it is followed to its end, also when somebody makes the checkpoint again.
+        self._begun.add(metadata["uid"])
         return await self._deletions.run(namespace, paths)
+
+    def under_way(self, namespace: str, digest: str) -> bool:
+        """Whether artifacts of an identity may be being deleted: nothing is captured meanwhile."""
+        same = cache_module.many(self._cache.checkpoints_by_hash, namespace, digest)
+        return any(
+            item["metadata"].get("deletionTimestamp")
+            and names.FINALIZER in (item["metadata"].get("finalizers") or [])
+            for item in same
+        )
 
     async def stop_jobs(self, checkpoint: Object) -> bool:
         """Delete the checkpoint's Jobs; whether any of their pods still runs."""

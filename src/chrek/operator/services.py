@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chrek import names
-from chrek.operator import pods, workloads
+from chrek.operator import pods, summary, workloads
 
 FINE = (names.Reason.AVAILABLE, names.Reason.WAITING_FOR_REPLICAS)
 NOT_READY = (
@@ -31,7 +31,7 @@ class Problem:
 def usable(checkpoint: Mapping[str, Any] | None, variant: str) -> bool:
     """Whether a checkpoint has an artifact of these very pods."""
     found = ((checkpoint or {}).get("status") or {}).get("variants") or []
-    return any(one["name"] == variant and not one.get("suspect") for one in found)
+    return any(variant in summary.known_as(one) and not one.get("suspect") for one in found)
 
 
 def failed(checkpoint: Mapping[str, Any] | None, variant: str) -> str:
@@ -45,7 +45,8 @@ def failed(checkpoint: Mapping[str, Any] | None, variant: str) -> str:
     if status.get("phase") == names.Phase.FAILED:
         return str(status.get("message", ""))
     suspect = any(
-        one["name"] == variant and one.get("suspect") for one in status.get("variants") or []
+        variant in summary.known_as(one) and one.get("suspect")
+        for one in status.get("variants") or []
     )
     return "its artifact is suspect" if suspect else ""
 

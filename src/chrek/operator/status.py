@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any
 
 import msgspec
@@ -141,13 +141,14 @@ def _look(
         start = evidence.lost(one, world.workers)
         if start is None:
             continue
+        name = one.get("wantedAs") or one["name"]
         # Its files stay until there is another: one node's word deletes nothing.
         status["variants"] = [v for v in status["variants"] if v["uuid"] != one["uuid"]]
-        remade = int((entries.get(one["name"]) or {}).get("remade", 0))
+        remade = int((entries.get(name) or {}).get("remade", 0))
         text = f"the artifact was lost: {start.reason}: {start.message}"
-        wanted = next((w for w in world.wanted if w.variant == one["name"]), None)
+        wanted = next((w for w in world.wanted if w.variant == name), None)
         entry = captures.begin(
-            one["name"],
+            name,
             image=one.get("image", ""),
             job_name="",
             attempt="",
@@ -159,14 +160,14 @@ def _look(
             message=f"{text}; it is made again",
             reason=start.reason,
         )
-        entry["lost"] = sorted({f"{one['name']}/{one['uuid']}", *_lost(entries, one["name"])})
+        entry["lost"] = sorted({f"{one['name']}/{one['uuid']}", *_lost(entries, name)})
         if remade or not auto:
             again = (
                 "it was made again once already" if remade else "it was not made by chrek itself"
             )
             text = f"{text}; {again}: {summary.retry_hint(checkpoint)}"
             entry = captures.moved(entry, names.Phase.FAILED, reason=start.reason, message=text)
-        entries[one["name"]] = entry
+        entries[name] = entry
     return list(status["variants"])
 
 
@@ -185,7 +186,7 @@ def _step(
     """Take each capture's next step."""
     actions: list[tuple[captures.Action, str]] = []
     again: list[float] = []
-    usable = {one["name"] for one in variants}
+    usable = {name for one in variants for name in summary.known_as(one)}
     wanted: dict[str, templates.Wanted] = {}
     for one in world.wanted:
         wanted.setdefault(one.variant, one)
@@ -331,13 +332,13 @@ def _add(
     made: pods.Result,
     entry: Mapping[str, Any],
     *,
-    keep: Any,
+    keep: Set[str],
     world: World,
 ) -> None:
     """The new artifact comes first; what it replaces and the least recently used go."""
     created = made.createdAt or conditions.timestamp(world.now)
     variant: Object = {
-        "name": entry["variant"],
+        "name": made.variant,
         "uuid": made.uuid,
         "digest": made.digest,
         "image": made.image or entry.get("image", ""),
@@ -348,11 +349,17 @@ def _add(
     }
     if made.gpu:
         variant["gpu"] = made.gpu
-    _drop(status, [v for v in status.get("variants") or [] if v["name"] == variant["name"]])
+    if made.variant != entry["variant"]:
+        variant["wantedAs"] = entry["variant"]
+    same = summary.known_as(variant)
+    _drop(status, [v for v in status.get("variants") or [] if same & summary.known_as(v)])
     others = list(status.get("variants") or [])
     spare = sorted(
         reversed(others),
-        key=lambda v: (v["name"] in keep, v.get("lastRestoredAt") or v.get("createdAt") or ""),
+        key=lambda v: (
+            bool(summary.known_as(v) & keep),
+            v.get("lastRestoredAt") or v.get("createdAt") or "",
+        ),
     )
     status["variants"] = [variant, *others]
     if lost := entry.get("lost"):

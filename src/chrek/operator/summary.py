@@ -28,6 +28,11 @@ def entries(status: Mapping[str, Any]) -> list[Object]:
     return list(status.get("captures") or [])
 
 
+def known_as(variant: Mapping[str, Any]) -> set[str]:
+    """Names of a variant: what was captured, and what was asked for where that is another."""
+    return {variant["name"], variant.get("wantedAs") or variant["name"]}
+
+
 def retry_hint(checkpoint: Mapping[str, Any]) -> str:
     """What a person runs to have an artifact made again."""
     return (
@@ -69,7 +74,7 @@ def _amount(
     """Phase, reason and message."""
     # An entry that is Ready only remembers how often its artifact was lost.
     by_variant = {v: e for v, e in by_variant.items() if e["phase"] != names.Phase.READY}
-    mine = [v for v in variants if v["name"] == own] if own else list(variants)
+    mine = [v for v in variants if own in known_as(v)] if own else list(variants)
     good = next((v for v in mine if not v.get("suspect")), None)
     others = [
         f"variant {e['variant']} ({e.get('image', '')}): {e.get('reason')}: {e.get('message')}"
