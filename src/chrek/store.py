@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import os
 import pathlib
 import re
@@ -161,8 +162,8 @@ class Store:
         """Remove an identity's artifacts, one variant's, or one; again until it is done.
 
         Nobody may be reading them. What is not there is no error; what the store did not make
-        stays, and so does the stage of a capture that may still be under way. A crash at any step
-        leaves what the next call, or `sweep`, removes.
+        stays, and so does, unless it is named by its uuid, the stage of a capture that may still be
+        under way. A crash at any step leaves what the next call, or `sweep`, removes.
 
         Args:
             identity_hash: of the artifacts.
@@ -180,7 +181,8 @@ class Store:
         for pattern, name in ((_HASH, identity_hash), (_NAME, variant), (_NAME, uuid)):
             if name or pattern is _HASH:
                 _valid(pattern, name)
-        limit = time.time() - stage_seconds
+        # Whoever names an artifact knows it from its manifest: it is no stage, even without one.
+        limit = math.inf if uuid else time.time() - stage_seconds
         scope = removal.Scope(identity_hash, variant, uuid, limit)
         try:
             with removal.opened(self._base) as base, self._below(base) as root:

@@ -1,7 +1,7 @@
 """Objects for the tests of the operator, and the operator itself: see `showcase.site`.
 
-Pods of these tests are on a node that does not exist: the tests say what becomes of them, as kubelet
-and agent would.
+Pods of these tests are on a node that does not exist: the tests say what becomes of them, as
+kubelet and agent would.
 """
 
 from __future__ import annotations

@@ -97,7 +97,7 @@ def test_auto_mode_from_graph_to_ready(clean: kube.Kube, operator: object) -> No
         lambda: status(clean, "my-llm", "dgd")["services"]["VllmWorker"]["ready"],
         "the graph knows",
     )
-    assert reasons(clean, HASH) == ["WaitingForPod", "Capturing", "Checkpointed"]
+    assert reasons(clean, HASH) == ["Capturing", "Checkpointed"]
 
 
 def test_writes_stop_when_nothing_happens(clean: kube.Kube, operator: object) -> None:
@@ -258,7 +258,7 @@ def test_a_graph_tells_why_its_checkpoint_failed(clean: kube.Kube, operator: obj
     phase_is(clean, HASH, "Failed")
     clean.wait(
         lambda: (
-            "the checkpoint failed: shareProcessNamespace"
+            "the checkpoint failed: SharedProcessNamespace: shareProcessNamespace"
             in status(clean, "my-llm", "dgd")["services"]["VllmWorker"]["message"]
         ),
         "the service says why",

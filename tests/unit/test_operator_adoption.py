@@ -41,6 +41,7 @@ def test_the_first_pod_of_an_identity_makes_its_checkpoint():
                 "app.kubernetes.io/managed-by": "chrek-operator",
                 "nvidia.com/chrek-auto": "true",
             },
+            "finalizers": ["nvidia.com/chrek"],
         },
         "spec": {
             "identity": IDENTITY,

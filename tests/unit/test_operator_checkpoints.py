@@ -116,15 +116,14 @@ async def test_a_life():
         ("patch", "dynamocheckpoints"),
         ("patch", "dynamocheckpoints/status"),
         ("create", "jobs"),
-        *[("patch", "dynamocheckpoints/status")] * 3,
+        *[("patch", "dynamocheckpoints/status")] * 2,
     ]
     assert [(kind, reason) for kind, reason, _ in world.api.events] == [
-        ("Normal", "WaitingForPod"),
         ("Normal", "Capturing"),
         ("Normal", "Checkpointed"),
     ]
     await world.look()
-    assert len(world.api.calls) == 6, "none at rest"
+    assert len(world.api.calls) == 5, "none at rest"
 
 
 @pytest.mark.parametrize("step", range(1, 8))

@@ -65,7 +65,7 @@ def test_a_life():
         ("Ready", "Checkpointed", []),
     ]
     made = cluster.item["status"]
-    assert cluster.writes == 4
+    assert cluster.writes == 3
     assert made["identityHash"] == HASH
     assert made["identity"] == {
         "model": "meta-llama/Llama-3-8B",

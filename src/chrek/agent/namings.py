@@ -12,7 +12,7 @@ _FRESH_SECONDS = 0.2
 
 
 class Namings:
-    """Namespace and UID of a pod -> the DynamoCheckpoint that names it; made when asked for and old.
+    """Namespace and UID of a pod -> the DynamoCheckpoint that names it, made when asked for.
 
     One for all pods of a node, so that waiting pods cost one look at the checkpoints together.
     """

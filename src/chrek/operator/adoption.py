@@ -80,6 +80,7 @@ def missing(pod: pods.Pod, checkpoints: Collection[Mapping[str, Any]]) -> Object
             "app.kubernetes.io/managed-by": "chrek-operator",
             names.LABEL_AUTO: "true",
         },
+        "finalizers": [names.FINALIZER],
     }
     if pod.graph:
         metadata["annotations"] = {names.ANNOTATION_MADE_FROM: f"{pod.graph}/{pod.service}"}

@@ -155,6 +155,9 @@ def _without_job(entry: Object, now: datetime.datetime) -> Step:
 def _with_job(
     entry: Object, job: Mapping[str, Any], found: Sequence[pods.Pod], now: datetime.datetime
 ) -> Step:
+    if "pods" not in entry and not _ended(job) and not any(map(_placed, found)):
+        # No container of these pods has run: they are recorded when there is more to say.
+        return Step(entry)
     recorded = _recorded(entry, job)
     seen = [{"name": pod.name, "uid": pod.uid} for pod in found]
     gone = [pod for pod in entry.get("pods") or [] if pod["uid"] in recorded and pod not in seen]
@@ -180,6 +183,11 @@ def _with_job(
     if "Complete" in ended and {pod.uid for pod in found[-MAX_PODS:]} <= recorded:
         return _missed(new, ended["Complete"], failure, now)
     return Step(_under_way(new, found, failure, tried=len(known)))
+
+
+def _placed(pod: pods.Pod) -> bool:
+    """Whether it is known where, or that nowhere, a pod is to run."""
+    return bool(pod.scheduled or pod.unschedulable or pod.phase not in ("", "Pending"))
 
 
 def _under_way(
@@ -308,6 +316,11 @@ def _capturable(pod: pods.Pod, variant: str) -> bool:
         and pod.start is not None
         and not (warm or pod.deleted or pod.finished)
     )
+
+
+def has_ended(job: Mapping[str, Any]) -> bool:
+    """Whether a Job makes no more pods."""
+    return bool({"Complete", "Failed"} & _ended(job).keys())
 
 
 def _ended(job: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

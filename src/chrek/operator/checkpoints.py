@@ -362,6 +362,8 @@ class Checkpoints:
         if (old.get("phase"), before.get("reason")) == (new.get("phase"), ready.get("reason")):
             # The scheduler words its refusal anew with each node that comes or goes.
             return
+        if ready.get("reason") == names.Reason.WAITING_FOR_POD and not old:
+            return  # Every checkpoint begins so; the next step is told.
         bad = new.get("phase") == names.Phase.FAILED or " failed: " in new.get("message", "")
         await self._post(
             checkpoint,

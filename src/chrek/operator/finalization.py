@@ -11,7 +11,7 @@ from typing import Any
 from chrek import errors, identity, log, names
 from chrek.kube import api
 from chrek.operator import cache as cache_module
-from chrek.operator import deletion, pods, summary
+from chrek.operator import captures, deletion, pods, summary
 
 LOG = log.get(__name__)
 POLL_SECONDS = 1.0
@@ -110,7 +110,9 @@ class Finalization:
             if job is None or pods.owner_uid(job) != metadata["uid"]:
                 continue
             uids.add(job["metadata"]["uid"])
-            await self.delete_job(job)
+            # One that has ended goes with its owner, without a request of ours.
+            if not captures.has_ended(job):
+                await self.delete_job(job)
         # A Job goes at once, its pods may take a while and still write.
         alive = [pod for uid in uids for pod in self._cache.of_job(metadata["namespace"], uid)]
         return any(not pod.finished for pod in alive)

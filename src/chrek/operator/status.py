@@ -190,10 +190,18 @@ def _step(
     wanted: dict[str, templates.Wanted] = {}
     for one in world.wanted:
         wanted.setdefault(one.variant, one)
+    stopping: set[str] = set()
     for name, one in wanted.items():
+        if name in entries and _of_other_source(checkpoint, entries[name]):
+            job = world.job(entries[name].get("jobName", ""))
+            if job is not None:
+                actions.append((captures.Action.DELETE_JOB, name))
+                stopping.add(name)
+                continue
+            entries[name] = _begun_anew(entries[name])
         if name not in usable:
             entries[name] = _entry(checkpoint, status, entries, one, len(usable & wanted.keys()))
-    for name in list(entries):
+    for name in [name for name in entries if name not in stopping]:
         entry = entries[name]
         if entry["phase"] == names.Phase.READY or name in usable:
             _settle(entries, name)
@@ -286,6 +294,20 @@ def _job_name(digest: str, variant: str, entries: Mapping[str, Object]) -> str:
 
 def _from_worker(checkpoint: Mapping[str, Any]) -> bool:
     return bool(checkpoint["spec"].get("captureSource") == names.CaptureSource.WORKER)
+
+
+def _of_other_source(checkpoint: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
+    """Whether a capture was begun before the checkpoint's captureSource was changed."""
+    return bool(entry.get("attempt")) and bool(entry.get("jobName")) == _from_worker(checkpoint)
+
+
+def _begun_anew(entry: Mapping[str, Any]) -> Object:
+    """The entry without what an attempt left in it."""
+    kept = ("variant", "image", "template", "remade", "lost", "reason", "message")
+    return {
+        **{key: value for key, value in entry.items() if key in kept},
+        "phase": str(names.Phase.PENDING),
+    }
 
 
 def _settle(entries: dict[str, Object], name: str) -> None:

@@ -242,6 +242,7 @@ def checkpoint(
         pods: from `template()`, the main container's command complete.
     """
     metadata, section = graph["metadata"], wanted.section
+    keeps = section.get("deletionPolicy") == names.DeletionPolicy.RETAIN
     spec: Object = {"identity": copy.deepcopy(dict(section["identity"]))}
     for field in ("captureSource", "deletionPolicy", "quiesce", "wake"):
         if field in section:
@@ -259,6 +260,8 @@ def checkpoint(
                 names.LABEL_AUTO: "true",
             },
             "annotations": {names.ANNOTATION_MADE_FROM: f"{metadata['name']}/{name}"},
+            # Here it costs no request of its own; the controller takes it off where it has no use.
+            **({} if keeps else {"finalizers": [names.FINALIZER]}),
         },
         "spec": spec,
     }
