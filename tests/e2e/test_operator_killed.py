@@ -86,6 +86,11 @@ def test_killed_at_ten_points(here: place.Place) -> None:
             )
             here.wait_phase(worker.hash, "Ready", timeout=240)
         cluster.wait_until(lambda: killer.kills >= POINTS, "killed at all points", timeout=240)
+    # The kubelet pauses before it starts one again; without one, pods start as if there were none.
+    here.live.kubectl(
+        "wait", "pods", f"--namespace={here.namespace}", "--for=condition=Ready",
+        "-l", "app.kubernetes.io/component=operator", "--timeout=110s",
+    )  # fmt: skip
     for number, worker in enumerate(workers):
         found = here.checkpoint(worker.hash)
         assert len(found["status"]["variants"]) == 1

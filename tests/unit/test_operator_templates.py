@@ -96,3 +96,27 @@ def test_it_is_complete_once_every_graph_was_looked_at():
     known.put(("ns", "g"), {})
     assert known.complete([("ns", "g")])
     assert not known.complete([("ns", "g"), ("ns", "h")])
+
+
+TOKEN = {"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": {"name": "hf", "key": "HF_TOKEN"}}}
+
+
+def test_an_image_alone_means_the_captured_worker():
+    """Command and variables come from the checkpoint; what the pod sets itself counts."""
+    item = fakes.checkpoint()
+    captured = item["spec"]["job"]["podTemplateSpec"]["spec"]["containers"][0]
+    captured["command"], captured["args"] = ["python3"], ["s.py"]
+    captured["env"] = [TOKEN, {"name": "LEVEL", "value": "debug"}]
+    pods = only_image(image=captured["image"], env=[{"name": "LEVEL", "value": "info"}])
+    before = copy.deepcopy((pods, item))
+    main = templates.as_captured(pods, item)["spec"]["containers"][0]
+    assert main["command"] == ["python3", "s.py"]
+    assert main["env"] == [TOKEN, {"name": "LEVEL", "value": "info"}]
+    assert (pods, item) == before, "the arguments are not changed"
+
+
+@pytest.mark.parametrize("item", [None, fakes.checkpoint()], ids=["none", "another image"])
+def test_a_checkpoint_of_another_image_says_nothing(item):
+    with pytest.raises(errors.UnsupportedError) as caught:
+        templates.as_captured(only_image(image="other:1"), item)
+    assert caught.value.reason == "CommandUnknown"

@@ -12,7 +12,6 @@ from chrek.operator import cache as cache_module
 from chrek.operator import (
     commands,
     conditions,
-    injection,
     platform,
     queue,
     services,
@@ -173,14 +172,10 @@ class Graphs:
         main = pods["spec"]["containers"][0]
         if main.get("command"):
             return pods
-        remembered = injection.project(checkpoint) if checkpoint else None
         try:
-            command = injection.worker_command(main, remembered)
+            return templates.as_captured(pods, checkpoint)
         except errors.UnsupportedError:
             return await templates.completed(self._images, namespace, pods)
-        rest = [{**main, "command": command}, *pods["spec"]["containers"][1:]]
-        rest[0].pop("args", None)
-        return {**pods, "spec": {**pods["spec"], "containers": rest}}
 
     def _hold(
         self,

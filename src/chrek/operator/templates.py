@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from chrek import errors, names, variant
-from chrek.operator import commands, podshape
+from chrek.operator import commands, injection, podshape
 
 Object = dict[str, Any]
 Key = tuple[str, str]
@@ -61,6 +61,35 @@ def wanted(template: Mapping[str, Any], *, job: Mapping[str, Any] | None = None)
         container=container,
         job=settings,
     )
+
+
+def as_captured(pods: Mapping[str, Any], checkpoint: Mapping[str, Any] | None) -> Object:
+    """A pod template that names an image alone, with what its checkpoint says of that image.
+
+    The command, and the variables that the template does not set itself: whoever writes neither
+    means the captured worker, and a cold start needs the same, such as the token of a model hub.
+
+    Args:
+        pods: the template; its first container is the worker.
+        checkpoint: a DynamoCheckpoint, None when there is none.
+
+    Raises:
+        UnsupportedError: the checkpoint has no command for the image.
+    """
+    main, *others = pods["spec"]["containers"]
+    remembered = injection.project(checkpoint) if checkpoint else None
+    worker: Object = {**main, "command": injection.worker_command(main, remembered)}
+    worker.pop("args", None)
+    job = ((checkpoint or {}).get("spec") or {}).get("job") or {}
+    spec = job["podTemplateSpec"]["spec"]
+    captured = spec["containers"][podshape.container_index(spec, job.get("container"))]
+    own = {variable["name"] for variable in main.get("env") or []}
+    theirs = [v for v in captured.get("env") or [] if v["name"] not in own]
+    if theirs:
+        worker["env"] = [*copy.deepcopy(theirs), *(main.get("env") or [])]
+    if captured.get("envFrom") and not main.get("envFrom"):
+        worker["envFrom"] = copy.deepcopy(captured["envFrom"])
+    return {**pods, "spec": {**pods["spec"], "containers": [worker, *others]}}
 
 
 async def completed(
