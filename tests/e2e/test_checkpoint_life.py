@@ -11,21 +11,23 @@ RETRY = "chrek.nvidia.com/retry"
 DIES = "/tmp/dies"
 
 
+def deletion_jobs(here: place.Place) -> set[str]:
+    selector = "-l=nvidia.com/chrek-deletion=true"
+    said = here.live.kubectl("get", "jobs", f"--namespace={here.namespace}", "-o=name", selector)
+    return set(said.split())
+
+
 def test_deleting_the_last_checkpoint_deletes_the_artifact(here: place.Place) -> None:
     worker = tiny.Worker("tiny/deleted")
+    before = deletion_jobs(here)
     here.capture(worker)
     folder = here.volume() / worker.hash
     assert here.artifact(worker.hash).exists()
     here.forget(worker)
     assert not folder.exists()
-
-    def left() -> str:
-        return here.live.kubectl(
-            "get", "jobs", f"--namespace={here.namespace}", "-o", "name",
-            "-l", "nvidia.com/chrek-deletion=true",
-        ).strip()  # fmt: skip
-
-    cluster.wait_until(lambda: not left(), left, timeout=20)
+    cluster.wait_until(
+        lambda: deletion_jobs(here) <= before, "the Job that deleted it is gone", timeout=20
+    )
 
 
 def test_retain_keeps_the_artifact(here: place.Place) -> None:

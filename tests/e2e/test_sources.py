@@ -23,6 +23,7 @@ def one_gpu(here: place.Place) -> Iterator[None]:
     try:
         yield
     finally:
+        here.remove("dgd/one-gpu", "dgd/waits")
         gone = {"status": {"capacity": {GPU: None}, "allocatable": {GPU: None}}}
         with contextlib.suppress(Exception):
             here.live.merge("/api/v1/nodes/n1/status", gone)
@@ -89,8 +90,16 @@ def test_one_gpu_that_a_worker_holds(here: place.Place, one_gpu: None) -> None:
     assert "WaitForCheckpoint" in message
     assert "worker" in message
     assert found["status"]["phase"] == "Pending"
-    # The way out that needs no second GPU.
+    # The way out that needs no second GPU. The pod that runs was started before, so that it cannot
+    # be captured, as the status says; the next one can.
     here.live.merge(path, {"spec": {"captureSource": "worker"}})
+    here.wait_reason(worker.hash, "WaitingForWorker")
+    cluster.wait_until(
+        lambda: "restart it" in here.checkpoint(worker.hash)["status"]["message"],
+        lambda: f"it says what to do: {here.checkpoint(worker.hash)['status']}",
+        timeout=40,
+    )
+    here.remove(*(f"pod/{pods.name(pod)}" for pod in here.graph_pods("one-gpu")))
     here.wait_phase(worker.hash, "Ready")
     here.remove("dgd/one-gpu")
     here.forget(worker)

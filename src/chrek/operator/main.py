@@ -96,6 +96,8 @@ class Operator:
         """Serve until told to stop or something ends that must not."""
         self._take_signals()
         await self._health.start()
+        # Before it is ready: pods of the platform are recognized from the first one on.
+        await self._owners.refresh()
         tasks = [
             _task("certificates", self._trust.keep()),
             _task("checkpoints", self._known.run()),
@@ -151,7 +153,6 @@ class Operator:
         handlers: dict[str, queue.Handler] = {}
         work = queue.Queue(handlers, allowed=self._leader.held, observe=metrics.reconciled)
         handlers |= self._handlers(known, work)
-        await self._owners.refresh()
         self._look_again = lambda: controllers.wake_all(known, work)
         parts = [
             _task("lease", self._keep()),

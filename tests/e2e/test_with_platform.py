@@ -1,4 +1,7 @@
-"""Beside a platform that owns the CRDs and makes the pods of graphs: a stand-in for Dynamo's."""
+"""Beside a platform that owns the CRDs and makes the pods of graphs: a stand-in for Dynamo's.
+
+It takes the CRDs away and with them what other tests share, so that it runs last.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from typing import Any
 import pytest
 
 from e2e import place, tiny
-from showcase import example, setup
+from showcase import cluster, example, pods, setup
 
 Object = dict[str, Any]
 
@@ -36,17 +39,15 @@ def beside(here: place.Place, request: pytest.FixtureRequest) -> Iterator[place.
     swap(here, CRDS)
     if request.param == "platform first":
         setup.install(here.live, values=here.values)
-    # Its look at the CRDs comes once a minute; a person would wait, a test restarts it.
-    here.live.kubectl(
-        "rollout", "restart", "deployment/chrek-operator", f"--namespace={here.namespace}"
-    )
-    here.live.kubectl(
-        "rollout", "status", "deployment/chrek-operator", f"--namespace={here.namespace}",
-        "--timeout=90s",
-    )  # fmt: skip
+    restart_operator(here)
     yield here
     here.clean()
     swap(here, setup.CHART / "crds")
+    restart_operator(here)
+
+
+def restart_operator(here: place.Place) -> None:
+    """It looks at the CRDs once a minute, and when it starts; a person would wait."""
     here.live.kubectl(
         "rollout", "restart", "deployment/chrek-operator", f"--namespace={here.namespace}"
     )
@@ -54,6 +55,10 @@ def beside(here: place.Place, request: pytest.FixtureRequest) -> Iterator[place.
         "rollout", "status", "deployment/chrek-operator", f"--namespace={here.namespace}",
         "--timeout=90s",
     )  # fmt: skip
+    path = f"{pods.path(here.namespace)}?labelSelector=app.kubernetes.io%2Fcomponent%3Doperator"
+    cluster.wait_until(
+        lambda: len(here.live.items(path)) == 1, "the old operator is gone", timeout=60
+    )
 
 
 def platforms_pods(worker: tiny.Worker, graph: str, replicas: int) -> Object:
