@@ -1,4 +1,7 @@
-"""`helm uninstall`: everything goes but the claim with the checkpoints. Runs after the tests that share the release."""
+"""`helm uninstall`: everything goes but the claim with the checkpoints.
+
+Runs after the tests that share the release.
+"""
 
 from __future__ import annotations
 
