@@ -34,6 +34,7 @@ def swap(here: place.Place, folder: Path) -> None:
 def beside(here: place.Place, request: pytest.FixtureRequest) -> Iterator[place.Place]:
     """chrek and the platform, in both orders of installation."""
     here.clean()
+    here.remove("deployment/theirs-by-the-platform")
     if request.param == "platform first":
         here.live.helm("uninstall", setup.RELEASE, f"--namespace={here.namespace}", "--wait")
     swap(here, CRDS)
