@@ -128,16 +128,18 @@ def ago(seconds):
     return then.strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
+# Made when the test runs: the time counts from then.
 HELD = {
-    "without an end": {},
-    "lately renewed": {"renewTime": ago(0), "leaseDurationSeconds": 30},
-    "past its end by little": {"renewTime": ago(60), "leaseDurationSeconds": 30},
-    "an unreadable end": {"renewTime": "soon", "leaseDurationSeconds": 30},
+    "without an end": lambda: {},
+    "lately renewed": lambda: {"renewTime": ago(0), "leaseDurationSeconds": 30},
+    "past its end by little": lambda: {"renewTime": ago(60), "leaseDurationSeconds": 30},
+    "an unreadable end": lambda: {"renewTime": "soon", "leaseDurationSeconds": 30},
 }
 
 
-@pytest.mark.parametrize("spec", HELD.values(), ids=list(HELD))
-async def test_a_deletion_was_there_first(server, marks, spec):
+@pytest.mark.parametrize("made", HELD.values(), ids=list(HELD))
+async def test_a_deletion_was_there_first(server, marks, made):
+    spec = made()
     server.held("deletion/delete-0123456789", **spec)
     with pytest.raises(errors.ArtifactError, match=f"{HASH} are being deleted") as caught:
         await marks.enter("ns", HASH)

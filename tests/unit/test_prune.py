@@ -154,9 +154,9 @@ async def test_it_waits_for_a_reader(scene):
     assert not stage.path.exists()
 
 
-@pytest.mark.parametrize("mark", [ends(60), "nonsense"])
-async def test_a_reader_that_stays_ends_the_wait(scene, mark):
-    scene.lease(marks={MARK: mark})
+@pytest.mark.parametrize("valid", [True, False], ids=["a time", "nonsense"])
+async def test_a_reader_that_stays_ends_the_wait(scene, valid):
+    scene.lease(marks={MARK: ends(60) if valid else "nonsense"})
     stage = scene.artifact()
     with pytest.raises(errors.ChrekError, match="nothing was deleted: pods on 1 nodes") as caught:
         await scene.delete(timeout=0.1)
