@@ -114,7 +114,12 @@ class Life:
                 (seen.job_at, "has a Job"),
                 (seen.ready_at, "is Ready"),
             ):
-                await concurrency.until(lambda: name in there, f"{name} {what}")  # noqa: B023
+                # The Job controller may still be busy with the Jobs before, 20 requests a second.
+                await concurrency.until(
+                    lambda: name in there,  # noqa: B023
+                    f"{name} {what}",
+                    seconds=300,
+                )
             status.append(seen.status_at[name] - began)
             job.append(seen.job_at[name] - began)
         return {

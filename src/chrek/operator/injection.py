@@ -92,10 +92,13 @@ def project(item: Mapping[str, Any]) -> Checkpoint:
     return Checkpoint(
         name=item["metadata"]["name"],
         identity_hash=_identity_hash(item, status),
+        # A webhook that comes later may change the image: both names are that of this pod.
         variants=frozenset(
-            str(made.get("name", ""))
+            name
             for made in status.get("variants") or []
             if not made.get("suspect")
+            for name in (made.get("name"), made.get("wantedAs"))
+            if name
         ),
         image=container.get("image", ""),
         command=tuple(container.get("command") or ()),
