@@ -86,8 +86,16 @@ def test_the_platforms_pods_are_captured_and_restored(beside: place.Place) -> No
     found = beside.wait_phase(worker.hash, "Ready")
     # The CRD drops what chrek keeps in the status, so that is kept elsewhere.
     assert "variants" not in found["status"]
-    state = json.loads(found["metadata"]["annotations"]["nvidia.com/chrek-state"])
-    assert len(state["variants"]) == 1
+
+    def kept() -> Object:
+        noted = beside.checkpoint(worker.hash)["metadata"]["annotations"]
+        found: Object = json.loads(noted["nvidia.com/chrek-state"])
+        return found
+
+    # A write of its own, right after that of the status.
+    cluster.wait_until(
+        lambda: len(kept().get("variants", [])) == 1, lambda: str(kept()), timeout=20
+    )
     beside.live.apply(platforms_pods(worker, "theirs", 2), namespace=beside.namespace)
     second = beside.ready_pods(f"{LABEL}=theirs", 2)[-1]
     place.assert_warm(beside.live, second)
