@@ -137,8 +137,6 @@ class Reason(enum.StrEnum):
     SUSPECT = "Suspect"
     BEING_DELETED = "BeingDeleted"
     DELETION_FAILED = "DeletionFailed"
-    MANAGED_ELSEWHERE = "ManagedElsewhere"
-    RETRY_REQUESTED = "RetryRequested"
     AVAILABLE = "Available"
     WAITING_FOR_REPLICAS = "WaitingForReplicas"
     NAME_TAKEN = "NameTaken"

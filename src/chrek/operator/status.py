@@ -113,9 +113,7 @@ def _take_retry(checkpoint: Mapping[str, Any], status: Object) -> None:
     # Paths of lost artifacts are deleted now: somebody has looked.
     failed = [e for e in summary.entries(status) if e["phase"] == names.Phase.FAILED]
     status["captures"] = [e for e in summary.entries(status) if e not in failed]
-    lost = {path for entry in failed for path in entry.get("lost") or []}
-    if lost:
-        status["garbage"] = sorted({*(status.get("garbage") or []), *lost})
+    _discard(status, [path for entry in failed for path in entry.get("lost") or []])
     variants = status.get("variants") or []
     _drop(status, [one for one in variants if one.get("suspect")])
 
@@ -124,10 +122,20 @@ def _drop(status: Object, gone: Sequence[Mapping[str, Any]]) -> None:
     """Take variants out of the status; their files are deleted."""
     if not gone:
         return
-    paths = [f"{one['name']}/{one['uuid']}" for one in gone]
     uuids = {one["uuid"] for one in gone}
     status["variants"] = [v for v in status.get("variants") or [] if v["uuid"] not in uuids]
-    status["garbage"] = sorted({*(status.get("garbage") or []), *paths})
+    _discard(status, [_path(one) for one in gone])
+
+
+def _discard(status: Object, paths: Sequence[str]) -> None:
+    """Note artifacts whose files are to be deleted."""
+    if paths:
+        status["garbage"] = sorted({*(status.get("garbage") or []), *paths})
+
+
+def _path(variant: Mapping[str, Any]) -> str:
+    """Where a variant's artifact is, below the location."""
+    return f"{variant['name']}/{variant['uuid']}"
 
 
 def _look(
@@ -160,7 +168,7 @@ def _look(
             message=f"{text}; it is made again",
             reason=start.reason,
         )
-        entry["lost"] = sorted({f"{one['name']}/{one['uuid']}", *_lost(entries, name)})
+        entry["lost"] = sorted({_path(one), *_lost(entries, name)})
         if remade or not auto:
             again = (
                 "it was made again once already" if remade else "it was not made by chrek itself"
@@ -384,8 +392,7 @@ def _add(
         ),
     )
     status["variants"] = [variant, *others]
-    if lost := entry.get("lost"):
-        status["garbage"] = sorted({*(status.get("garbage") or []), *lost})
+    _discard(status, entry.get("lost") or [])
     _drop(status, spare[: max(0, len(others) + 1 - MAX_VARIANTS)])
     status["createdAt"] = created
     status["location"] = world.where.location(status["identityHash"])
