@@ -179,7 +179,7 @@ class Checkpoints:
                     continue  # Its own status says so.
                 found += [theirs] if theirs else []
         found += self._templates.of(namespace, digest)
-        of_workers = owner["spec"].get("captureSource") == names.CaptureSource.WORKER
+        of_workers = summary.from_worker(owner)
         for pod in workers:
             if pod.deleted or pod.finished or not pod.variant:
                 continue

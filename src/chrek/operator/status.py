@@ -264,7 +264,7 @@ def _entry(
             reason=names.Reason.TOO_MANY_VARIANTS, message=text,
         )  # fmt: skip
         return {**made, "lost": lost} if lost else made
-    worker = _from_worker(checkpoint)
+    worker = summary.from_worker(checkpoint)
     waiting = entry if entry is not None and not fresh and not full else None
     retried = hashlib.sha256(str(status.get("retried", "")).encode()).hexdigest()[:6]
     made = captures.begin(
@@ -300,13 +300,10 @@ def _job_name(digest: str, variant: str, entries: Mapping[str, Object]) -> str:
     return jobs.name(digest, variant) if plain in taken else plain
 
 
-def _from_worker(checkpoint: Mapping[str, Any]) -> bool:
-    return bool(checkpoint["spec"].get("captureSource") == names.CaptureSource.WORKER)
-
-
 def _of_other_source(checkpoint: Mapping[str, Any], entry: Mapping[str, Any]) -> bool:
     """Whether a capture was begun before the checkpoint's captureSource was changed."""
-    return bool(entry.get("attempt")) and bool(entry.get("jobName")) == _from_worker(checkpoint)
+    by_job = bool(entry.get("jobName"))
+    return bool(entry.get("attempt")) and by_job == summary.from_worker(checkpoint)
 
 
 def _begun_anew(entry: Mapping[str, Any]) -> Object:

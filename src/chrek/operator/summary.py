@@ -28,6 +28,11 @@ def entries(status: Mapping[str, Any]) -> list[Object]:
     return list(status.get("captures") or [])
 
 
+def from_worker(checkpoint: Mapping[str, Any]) -> bool:
+    """Whether a serving pod is to be captured."""
+    return bool(checkpoint["spec"].get("captureSource") == names.CaptureSource.WORKER)
+
+
 def known_as(variant: Mapping[str, Any]) -> set[str]:
     """Names of a variant: what was captured, and what was asked for where that is another."""
     return {variant["name"], variant.get("wantedAs") or variant["name"]}
@@ -56,7 +61,7 @@ def derived(
         for field in ("size", "location", "createdAt"):
             status.pop(field, None)
     name = (by_variant.get(own) or {}).get("jobName") or status.get("jobName")
-    if not name and checkpoint["spec"].get("captureSource") != names.CaptureSource.WORKER:
+    if not name and not from_worker(checkpoint):
         name = jobs.name(status["identityHash"])
     if name:
         status["jobName"] = name
