@@ -45,7 +45,8 @@ class Place:
 
     def wait_phase(self, name: str, phase: str, *, timeout: float = 90) -> Object:
         def arrived() -> Object | None:
-            found = self.checkpoint(name)
+            # The operator makes that of a graph a moment after the graph.
+            found = self.live.get(self.checkpoint_path(name)) or {}
             now = example.phase(found)
             if now == "Failed" and phase != "Failed":
                 raise errors.ShowError(f"checkpoint {name} failed: {found.get('status')}")
@@ -53,7 +54,7 @@ class Place:
 
         found: Object = cluster.wait_until(
             arrived,
-            lambda: f"checkpoint {name} is {phase}: {self.checkpoint(name).get('status')}",
+            lambda: f"checkpoint {name} is {phase}: {self.live.get(self.checkpoint_path(name))}",
             timeout=timeout,
         )
         return found

@@ -56,3 +56,17 @@ async def test_a_note_is_cut_to_a_kibibyte(server):
 async def test_an_event_that_is_refused_fails_nothing(server):
     server.refusals = [(403, "forbidden")]
     assert not await post(server)
+
+
+async def test_an_event_whose_answer_was_lost_is_not_posted_twice(server, monkeypatch):
+    monkeypatch.setattr("chrek.kube.client.PERSIST_FIRST_SECONDS", 0.01)
+    server.refusals = [(500, "timed out"), (409, "already exists")]
+    assert await post(server, patience_seconds=5)
+    names = {json.loads(body)["metadata"]["name"] for _, _, _, body in server.requests}
+    assert (len(server.requests), len(names)) == (2, 1)
+
+
+async def test_without_patience_an_event_is_tried_once(server):
+    server.refusals = [(503, "no")]
+    assert not await post(server)
+    assert len(server.requests) == 1

@@ -20,7 +20,10 @@ from chrek.agent import objects
 from chrek.kube import api
 
 LOG = log.get(__name__)
-RESULT_ATTEMPTS = 8
+RESULT_SECONDS = 120.0
+"""How long a captured pod, which has nothing else to do, waits for an API server that is away."""
+REPORT_SECONDS = 900.0
+"""How long the report of a start waits for it: nobody waits for the report."""
 MESSAGE_CHARACTERS = 1024
 
 
@@ -67,20 +70,15 @@ class Reporter:
         """Write a capture's result onto the job's pod, where the operator takes it from.
 
         Raises:
-            ApiError: after several attempts, or when the pod is gone.
+            ApiError: the server was away for too long, or the pod is gone.
         """
         text = json.dumps(result, separators=(",", ":"))
         # With the UID, a pod of the same name that came later refuses the patch.
         body = {"metadata": {"uid": pod.uid, "annotations": {names.ANNOTATION_RESULT: text}}}
-        for attempt in range(RESULT_ATTEMPTS):
-            try:
-                await self._client.patch("v1", "pods", pod.namespace, pod.name, body)
-            except errors.ApiError as err:
-                if err.status in (404, 409, 422) or attempt == RESULT_ATTEMPTS - 1:
-                    raise
-                await asyncio.sleep(min(30.0, 0.5 * 2**attempt))
-            else:
-                return
+        await api.persist(
+            lambda: self._client.patch("v1", "pods", pod.namespace, pod.name, body),
+            RESULT_SECONDS,
+        )
 
     async def drain(self) -> None:
         """Wait for what is still being posted."""
@@ -107,6 +105,7 @@ class Reporter:
             note=message,
             component="chrek-agent",
             instance=self._node,
+            patience_seconds=REPORT_SECONDS,
         )
 
     async def _started(self, pod: objects.Pod, start: Start, turn: asyncio.Lock) -> None:
@@ -125,10 +124,13 @@ class Reporter:
         }
         try:
             async with turn:
-                await self._client.patch(
-                    *("v1", "pods", pod.namespace, pod.name, body),
-                    kind="strategic",
-                    subresource="status",
+                await api.persist(
+                    lambda: self._client.patch(
+                        *("v1", "pods", pod.namespace, pod.name, body),
+                        kind="strategic",
+                        subresource="status",
+                    ),
+                    REPORT_SECONDS,
                 )
         except errors.ApiError as err:
             LOG.warning("cannot report a start on its pod", pod=pod.name, error=str(err))

@@ -12,7 +12,7 @@ Failures are `errors.ApiError` with `status`: the HTTP status, 0 when the server
 
 from __future__ import annotations
 
-from chrek.kube.client import Client, PatchKind, path
+from chrek.kube.client import Client, PatchKind, path, persist
 from chrek.kube.credentials import Credentials, credentials
 from chrek.kube.event import post_event, reference
 from chrek.kube.informer import Informer
@@ -24,6 +24,7 @@ __all__ = [
     "PatchKind",
     "credentials",
     "path",
+    "persist",
     "post_event",
     "reference",
 ]

@@ -11,6 +11,7 @@ from chrek import errors, log
 from chrek.kube import client as client_module
 
 LOG = log.get(__name__)
+CONFLICT = 409
 NOTE_BYTES = 1024
 
 
@@ -39,6 +40,7 @@ async def post_event(
     component: str,
     instance: str,
     action: str = "",
+    patience_seconds: float = 0.0,
 ) -> bool:
     """Post an Event about an object.
 
@@ -53,6 +55,7 @@ async def post_event(
         component: who reports, such as `chrek-agent`.
         instance: which one of them: the pod's or the node's name.
         action: what was done, CamelCase; the reason when empty.
+        patience_seconds: how long to go on while the server does not answer.
 
     Returns:
         Whether the server took it.
@@ -76,8 +79,12 @@ async def post_event(
         "reportingInstance": instance[:128] or component,
     }
     try:
-        await client.create("events.k8s.io/v1", "events", namespace, body)
+        await client_module.persist(
+            lambda: client.create("events.k8s.io/v1", "events", namespace, body), patience_seconds
+        )
     except errors.ApiError as err:
+        if err.status == CONFLICT:
+            return True  # The name is drawn here: it was posted, and the answer was lost.
         LOG.warning("cannot post an event", reason=reason, note=note, error=str(err))
         return False
     return True
