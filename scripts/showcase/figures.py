@@ -89,6 +89,11 @@ def reconciles(added: scrape.Scrape) -> Object:
     return {"all": _distribution(added.histogram(RECONCILE)), **made}
 
 
+def reconciled(found: scrape.Scrape) -> int:
+    """How many times an object was handled."""
+    return int(found.histogram(RECONCILE).count)
+
+
 def _distribution(found: scrape.Histogram) -> Object:
     median, p95 = found.quantile(0.5), found.quantile(0.95)
     return {

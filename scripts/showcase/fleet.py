@@ -103,7 +103,7 @@ class Fleet:
                 report["rest"] = await steps.rest(rest_seconds)
                 report["reaction"] = await steps.reaction(checkpoints)
                 report["deletion"] = await steps.deletion(checkpoints)
-                report["restart"] = await steps.restart()
+                report["restart"] = await steps.restart(checkpoints + graphs)
             await asyncio.to_thread(self._operator.end, signal.SIGTERM)
             report["floor"] = await bare.measure(
                 client,

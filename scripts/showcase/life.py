@@ -151,8 +151,8 @@ class Life:
             "writes_per_checkpoint": round(sum(counts.values()) / EXTRA, 2),
         }
 
-    async def restart(self) -> Object:
-        """A new process that meets all objects at once."""
+    async def restart(self, objects: int) -> Object:
+        """A new process that meets all objects at once; `objects` is how many it looks at."""
         commands.say("restarting the operator")
         await asyncio.to_thread(self._operator.end, signal.SIGTERM)
         began = time.monotonic()
@@ -161,6 +161,10 @@ class Life:
         ready = time.monotonic() - began
         await concurrency.until(self._operator.leads, "the operator leads")
         leads = time.monotonic() - began
+        while figures.reconciled(await self._scrape()) < objects:
+            if time.monotonic() - began > COME_TO_REST_SECONDS:
+                raise errors.ShowError(f"not all of {objects} objects were looked at")
+            await asyncio.sleep(0.1)
         scraped = await self._settled(of=f"{figures.RECONCILE}_count")
         settled, now = time.monotonic() - began - QUIET_SECONDS, self.usage()
         return {

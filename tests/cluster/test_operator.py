@@ -97,7 +97,7 @@ def test_auto_mode_from_graph_to_ready(clean: kube.Kube, operator: object) -> No
         lambda: status(clean, "my-llm", "dgd")["services"]["VllmWorker"]["ready"],
         "the graph knows",
     )
-    assert reasons(clean, HASH) == ["Capturing", "Checkpointed"]
+    assert reasons(clean, HASH) == ["Checkpointed"]
 
 
 def test_writes_stop_when_nothing_happens(clean: kube.Kube, operator: object) -> None:

@@ -362,8 +362,8 @@ class Checkpoints:
         if (old.get("phase"), before.get("reason")) == (new.get("phase"), ready.get("reason")):
             # The scheduler words its refusal anew with each node that comes or goes.
             return
-        if ready.get("reason") == names.Reason.WAITING_FOR_POD and not old:
-            return  # Every checkpoint begins so; the next step is told.
+        if ready.get("reason") in _ORDINARY and before.get("reason") in (None, *_ORDINARY):
+            return  # Every checkpoint begins so, and its pod has Events of its own.
         bad = new.get("phase") == names.Phase.FAILED or " failed: " in new.get("message", "")
         await self._post(
             checkpoint,
@@ -387,6 +387,9 @@ class Checkpoints:
             instance=self._instance,
             action=action,
         )
+
+
+_ORDINARY = (names.Reason.WAITING_FOR_POD, names.Reason.CAPTURING)
 
 
 def inherited(checkpoint: Object) -> Object:

@@ -29,6 +29,7 @@ from chrek.operator import (
     graphs,
     health,
     leader,
+    lean,
     metrics,
     platform,
     queue,
@@ -52,6 +53,7 @@ def run(config_path: pathlib.Path) -> int:
     settings = config.load(config_path, config.OperatorConfig)
     log.setup(settings.logLevel)
     controllers.quiet()
+    lean.install()
     credentials = api.credentials()
     return asyncio.run(Operator(settings, credentials).run())
 
