@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import time
 
 import pytest
 
@@ -182,16 +181,3 @@ async def test_every_request_is_observed(server):
         ("PATCH", "/api/v1/namespaces/ns/pods/p/status"),
         ("DRY-RUN", "/api/v1/namespaces/ns/pods/p"),
     ]
-
-
-async def test_persistence_ends_with_the_patience(monkeypatch):
-    monkeypatch.setattr(client, "PERSIST_FIRST_SECONDS", 0.01)
-    calls = []
-
-    async def call():
-        calls.append(time.monotonic())
-        raise errors.ApiError("no answer")
-
-    with pytest.raises(errors.ApiError):
-        await client.persist(call, 0.1)
-    assert len(calls) == 4, "after 0, 10, 30 and 70 ms; the next would be too late"

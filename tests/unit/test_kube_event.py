@@ -59,7 +59,7 @@ async def test_an_event_that_is_refused_fails_nothing(server):
 
 
 async def test_an_event_whose_answer_was_lost_is_not_posted_twice(server, monkeypatch):
-    monkeypatch.setattr("chrek.kube.client.PERSIST_FIRST_SECONDS", 0.01)
+    monkeypatch.setattr("chrek.kube.persistence.FIRST_PAUSE_SECONDS", 0.01)
     server.refusals = [(500, "timed out"), (409, "already exists")]
     assert await post(server, patience_seconds=5)
     names = {json.loads(body)["metadata"]["name"] for _, _, _, body in server.requests}

@@ -165,11 +165,11 @@ async def test_a_reader_that_stays_ends_the_wait(scene, valid):
     assert scene.holder is None
 
 
-@pytest.mark.parametrize("mark", [ends(-1), ends(86400), "nonsense"])
-async def test_a_mark_is_valid_as_long_as_a_restore_may_take_and_no_longer(scene, mark):
+@pytest.mark.parametrize("seconds", [-1, 86400, None])
+async def test_a_mark_is_valid_as_long_as_a_restore_may_take_and_no_longer(scene, seconds):
     """Whatever a node's clock says: two hundredths of a second here."""
     scene.settings = msgspec.structs.replace(scene.settings, restoreTimeoutSeconds=-59.98)
-    scene.lease(marks={MARK: mark})
+    scene.lease(marks={MARK: "nonsense" if seconds is None else ends(seconds)})
     await scene.delete()
     assert LEASE not in scene.server.objects
 

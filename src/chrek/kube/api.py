@@ -12,10 +12,11 @@ Failures are `errors.ApiError` with `status`: the HTTP status, 0 when the server
 
 from __future__ import annotations
 
-from chrek.kube.client import Client, PatchKind, path, persist
+from chrek.kube.client import Client, PatchKind, path
 from chrek.kube.credentials import Credentials, credentials
 from chrek.kube.event import post_event, reference
 from chrek.kube.informer import Informer
+from chrek.kube.persistence import persist
 
 __all__ = [
     "Client",

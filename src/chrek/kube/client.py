@@ -14,7 +14,7 @@ import socket
 import time
 import types
 import urllib.parse
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Self
 
 import aiohttp
@@ -28,8 +28,6 @@ REQUEST_SECONDS = 30.0
 WATCH_SECONDS = 290
 ATTEMPTS = 3
 PAGE = 500
-PERSIST_FIRST_SECONDS = 0.5
-PERSIST_PAUSE_SECONDS = 15.0
 RANDOM = random.SystemRandom()
 
 Object = dict[str, Any]
@@ -81,30 +79,6 @@ def path(
     if subresource:
         parts.append(subresource)
     return "/" + "/".join(urllib.parse.quote(part, safe="") for part in parts)
-
-
-async def persist(call: Callable[[], Awaitable[Object]], seconds: float) -> Object:
-    """Make a request until the server has answered it, however long it is away.
-
-    Only for requests that may be done twice, as an answer can be lost.
-
-    Args:
-        call: sends the request; called again after no answer, status 429 and 5xx.
-        seconds: after this long the last error is raised.
-
-    Raises:
-        ApiError: the server refused, or was away for too long.
-    """
-    deadline, pause = time.monotonic() + seconds, PERSIST_FIRST_SECONDS
-    while True:
-        try:
-            return await call()
-        except errors.ApiError as err:
-            again = err.status in (0, 429) or err.status >= 500
-            if not again or time.monotonic() + pause > deadline:
-                raise
-        await asyncio.sleep(pause)
-        pause = min(PERSIST_PAUSE_SECONDS, 2 * pause)
 
 
 class Client:

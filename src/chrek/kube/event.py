@@ -9,6 +9,7 @@ from typing import Any
 
 from chrek import errors, log
 from chrek.kube import client as client_module
+from chrek.kube import persistence
 
 LOG = log.get(__name__)
 CONFLICT = 409
@@ -79,7 +80,7 @@ async def post_event(
         "reportingInstance": instance[:128] or component,
     }
     try:
-        await client_module.persist(
+        await persistence.persist(
             lambda: client.create("events.k8s.io/v1", "events", namespace, body), patience_seconds
         )
     except errors.ApiError as err:
