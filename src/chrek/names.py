@@ -194,3 +194,14 @@ class Reason(enum.StrEnum):
     API_FAILED = "ApiFailed"
     REGISTRY_FAILED = "RegistryFailed"
     INTERNAL_ERROR = "InternalError"
+
+
+LOST_ARTIFACT = frozenset(
+    {
+        Reason.ARTIFACT_MISSING,
+        Reason.ARTIFACT_CORRUPT,
+        Reason.DIGEST_MISMATCH,
+        Reason.ARTIFACT_UNREADABLE,
+    }
+)
+"""Reasons that say that an artifact itself is gone or damaged."""

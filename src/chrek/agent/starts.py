@@ -41,10 +41,7 @@ _CAPTURABLE = frozenset(
         names.Reason.CHECKPOINT_NOT_READY,
         names.Reason.NO_VARIANT,
         names.Reason.SUSPECT,
-        names.Reason.ARTIFACT_MISSING,
-        names.Reason.ARTIFACT_CORRUPT,
-        names.Reason.DIGEST_MISMATCH,
-        names.Reason.ARTIFACT_UNREADABLE,
+        *names.LOST_ARTIFACT,
     }
 )
 """Of cold starts: there is no artifact for such a pod, so it may become the source of one."""

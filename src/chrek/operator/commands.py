@@ -113,26 +113,15 @@ class Commands:
         self._by_digest: Bounded[str, Run] = Bounded()
         self._running: dict[Key, asyncio.Task[Found]] = {}
 
-    async def resolve(self, namespace: str, image: str, pull_secrets: Sequence[str]) -> list[str]:
-        """The command line of a container that names only its image.
+    async def entrypoint(
+        self, namespace: str, image: str, pull_secrets: Sequence[str]
+    ) -> tuple[list[str], list[str]]:
+        """ENTRYPOINT and CMD of an image; `args` of a container take the place of CMD.
 
         Args:
             namespace: of the pod.
             image: as the container names it.
             pull_secrets: names of the pod's pull secrets.
-
-        Raises:
-            UnsupportedError: reason CommandUnknown, with the registry's words.
-        """
-        entrypoint, cmd = await self.entrypoint(namespace, image, pull_secrets)
-        if not entrypoint and not cmd:
-            raise _unknown(f"image {image} has neither ENTRYPOINT nor CMD")
-        return [*entrypoint, *cmd]
-
-    async def entrypoint(
-        self, namespace: str, image: str, pull_secrets: Sequence[str]
-    ) -> tuple[list[str], list[str]]:
-        """ENTRYPOINT and CMD of an image; `args` of a container take the place of CMD.
 
         Raises:
             UnsupportedError: reason CommandUnknown, with the registry's words.

@@ -15,15 +15,6 @@ from chrek.operator import conditions, pods
 
 Object = dict[str, Any]
 
-LOST = frozenset(
-    {
-        names.Reason.ARTIFACT_MISSING,
-        names.Reason.ARTIFACT_CORRUPT,
-        names.Reason.DIGEST_MISMATCH,
-        names.Reason.ARTIFACT_UNREADABLE,
-    }
-)
-"""Reasons that say that the artifact itself is gone or damaged."""
 SUSPECT_PODS = 3
 """So many pods in which the restored worker died, or never got Ready, make an artifact suspect."""
 RESOLUTION_SECONDS = 300.0
@@ -34,7 +25,7 @@ def lost(variant: Mapping[str, Any], workers: Iterable[pods.Pod]) -> pods.Start 
     """The start that found a variant's artifact gone or damaged."""
     for pod in workers:
         start = pod.start
-        if start and start.uuid == variant["uuid"] and start.reason in LOST:
+        if start and start.uuid == variant["uuid"] and start.reason in names.LOST_ARTIFACT:
             return start
     return None
 
