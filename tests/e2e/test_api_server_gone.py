@@ -9,6 +9,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pytest
+
+from chrek.agent import probation
 from devcluster import control_plane
 from devcluster.cache import Cache
 from devcluster.processes import Process, Records
@@ -48,6 +51,14 @@ def kept_away() -> Iterator[ApiServer]:
         server.start()
 
 
+@pytest.fixture(scope="module")
+def restored(here: place.Place, counter: tiny.Worker) -> Iterator[tuple[place.Object, float]]:
+    """A restored pod and since when; the first test passes while it is on probation."""
+    with here.pod(counter.pod("api-gone-restart", node="n1")) as pod:
+        yield pod, time.monotonic()
+
+
+@pytest.mark.usefixtures("restored")
 def test_in_the_middle_of_a_capture(here: place.Place) -> None:
     """The dump goes on, its result is told later; one Job, one artifact, and it is used."""
     worker = tiny.Worker("tiny/api-gone", ballast=500)
@@ -85,28 +96,32 @@ def test_in_the_middle_of_a_capture(here: place.Place) -> None:
 
 
 def test_a_container_that_restarts_meanwhile_is_warm(
-    here: place.Place, counter: tiny.Worker
+    here: place.Place, restored: tuple[place.Object, float]
 ) -> None:
-    """The agent decides by what it knows, and tells the API server later."""
-    with here.pod(counter.pod("api-gone-restart", node="n1")) as pod:
-        before = pods.state(here.live, pod, count=True)
-        first = worker_of(pod)
-        assert first is not None
-        with kept_away() as server:
-            server.kill()
-            first.kill(signal.SIGTERM)
-            cluster.wait_until(lambda: not first.alive(), "the worker ends", timeout=20)
-            cluster.wait_until(lambda: worker_of(pod), "there is another worker", timeout=60)
-        pod = here.wait_restarted(pod, 1, timeout=90)
-        after = pods.state(here.live, pod)
-        assert (after.nonce, after.pid) == (before.nonce, before.pid)
-        assert after.counter < before.counter, "the memory is that of the capture again"
-        assert tiny.STARTS not in pods.logs(here.live, pod)
-        cluster.wait_until(
-            lambda: len(restores(here, pod)) == 2,
-            lambda: f"both restores have an Event: {restores(here, pod)}",
-            timeout=60,
-        )
+    """The agent decides by what it knows, and tells the API server later.
+
+    Not on probation: how a worker ended then, the agent learns from the API server alone.
+    """
+    pod, since = restored
+    time.sleep(max(0.0, since + probation.PROBATION_SECONDS + 2 - time.monotonic()))
+    before = pods.state(here.live, pod, count=True)
+    first = worker_of(pod)
+    assert first is not None
+    with kept_away() as server:
+        server.kill()
+        first.kill(signal.SIGTERM)
+        cluster.wait_until(lambda: not first.alive(), "the worker ends", timeout=20)
+        cluster.wait_until(lambda: worker_of(pod), "there is another worker", timeout=60)
+    pod = here.wait_restarted(pod, 1, timeout=90)
+    after = pods.state(here.live, pod)
+    assert (after.nonce, after.pid) == (before.nonce, before.pid)
+    assert after.counter < before.counter, "the memory is that of the capture again"
+    assert tiny.STARTS not in pods.logs(here.live, pod)
+    cluster.wait_until(
+        lambda: len(restores(here, pod)) == 2,
+        lambda: f"both restores have an Event: {restores(here, pod)}",
+        timeout=60,
+    )
 
 
 def committed(files: Path) -> list[str]:
