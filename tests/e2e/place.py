@@ -48,7 +48,7 @@ class Place:
             # The operator makes that of a graph a moment after the graph.
             found = self.live.get(self.checkpoint_path(name)) or {}
             now = example.phase(found)
-            if now == "Failed" and phase != "Failed":
+            if now == "Failed" and phase != "Failed" and seen(found):
                 raise errors.ShowError(f"checkpoint {name} failed: {found.get('status')}")
             return found if now == phase else None
 
@@ -209,6 +209,11 @@ class Place:
         """The folder of the newest artifact of a Ready checkpoint."""
         newest = example.variant(self.checkpoint(name))
         return self.volume() / name / str(newest["name"]) / str(newest["uuid"])
+
+
+def seen(item: Object) -> bool:
+    """Whether an object's status is of its newest spec."""
+    return bool(item["status"].get("observedGeneration") == item["metadata"]["generation"])
 
 
 def condition(item: Object, kind: str) -> Object:

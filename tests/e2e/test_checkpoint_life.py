@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 
 from e2e import fault, place, tiny
 from showcase import cluster, example, pods
@@ -140,6 +141,9 @@ def test_a_pod_that_is_not_admitted(strict: place.Place) -> None:
     strict.live.apply(wanted, namespace=strict.namespace)
     found = strict.wait_reason(worker.hash, "PodRefused")
     assert "restricted" in found["status"]["message"]
+    time.sleep(2)
+    after = strict.checkpoint(worker.hash)["metadata"]["resourceVersion"]
+    assert after == found["metadata"]["resourceVersion"], "it is asked again, and says it once"
     strict.forget(worker)
 
 

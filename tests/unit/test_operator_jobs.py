@@ -171,7 +171,7 @@ def test_what_a_serving_pod_carries_does_not_reach_the_job_s():
 def test_the_pod_that_the_api_server_is_asked_about():
     job = build(checkpoint())
     pod = jobs.pod(job)
-    assert pod["metadata"]["generateName"] == f"checkpoint-{HASH}-"
+    assert pod["metadata"]["name"] == f"checkpoint-{HASH}"
     assert pod["metadata"]["namespace"] == "ns"
     assert pod["spec"] == job["spec"]["template"]["spec"]
     assert "generateName" not in job["spec"]["template"]["metadata"]

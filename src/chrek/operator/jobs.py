@@ -112,11 +112,15 @@ def build(
 
 
 def pod(job: Mapping[str, Any]) -> Object:
-    """The pod that the Job will make, to ask the API server whether it admits it."""
+    """The pod that the Job will make, to ask the API server whether it admits it.
+
+    Its name is always the same, as the answer, which goes into a status, repeats it: a new status
+    each time would have the operator ask again at once, without end.
+    """
     template = job["spec"]["template"]
     metadata = {
         **template["metadata"],
-        "generateName": f"{job['metadata']['name']}-",
+        "name": job["metadata"]["name"],
         "namespace": job["metadata"]["namespace"],
     }
     return {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": template["spec"]}
