@@ -14,7 +14,7 @@ RUN apt-get update \
 COPY src/c /src
 ARG VERSION=0.1.0
 RUN make -C /src OUT=/objects VERSION="${VERSION}" \
- && install -D -t /out /objects/chrek-init /objects/chrek-enter /objects/real-ids.so
+ && install -D -t /out /objects/chrek-init /objects/chrek-enter /objects/criu-shim.so
 
 # CRIU with its own loader and libraries.
 FROM ${BASE} AS criu

@@ -62,6 +62,7 @@ struct options {
 	int last_pid;	/* -1: leave it */
 	int exec_fd;	/* -1: only do the rest */
 	int seccomp;	/* -1: enter */
+	bool own_ipc;	/* do not join the IPC namespace */
 	char **argv;
 };
 
@@ -113,6 +114,8 @@ static void parse(struct options *options, char **argument)
 			options->last_pid = parse_number(name, argument[1]);
 		else if (strcmp(name, "--exec-fd") == 0)
 			options->exec_fd = parse_number(name, argument[1]);
+		else if (strcmp(name, "--own-ipc") == 0)
+			options->own_ipc = parse_number(name, argument[1]) != 0;
 		else if (strcmp(name, "--seccomp") == 0)
 			options->seccomp = parse_number(name, argument[1]);
 		else if (strcmp(name, "--cgroup") != 0)
@@ -227,7 +230,8 @@ static int enter(const struct options *options)
 	/* Before anything is allocated: memory is charged to the pod. */
 	for (size_t i = 0; i < options->cgroup_count; i++)
 		write_number("join cgroup", options->cgroups[i], 0);
-	if (options->pidfd >= 0 && setns(options->pidfd, NAMESPACES) < 0)
+	if (options->pidfd >= 0 &&
+	    setns(options->pidfd, NAMESPACES & ~(options->own_ipc ? CLONE_NEWIPC : 0)) < 0)
 		fail_errno("setns");
 
 	pid = fork();
@@ -265,7 +269,7 @@ int main(int argc, char **argv)
 	struct options options;
 
 	if (argc < 2)
-		fail("usage", "chrek-enter [--pidfd FD] [--cgroup FD]... [--last-pid N] "
+		fail("usage", "chrek-enter [--pidfd FD] [--own-ipc 1] [--cgroup FD]... [--last-pid N] "
 			      "[--exec-fd FD] [-- ARGV0 ARGV...] | "
 			      "--confined FD [--cgroup FD]... [--label TEXT] -- COMMAND ... | "
 			      "--seccomp PID");

@@ -47,7 +47,7 @@ class Writer:
             UnsupportedError: a device node, or more entries than `MAX_ENTRIES`.
         """
         seen: dict[int, bytes] = {}
-        for path, info in _walk(root, skip):
+        for path, info in walk(root, skip):
             if len(self.entries) >= MAX_ENTRIES:
                 raise errors.UnsupportedError(
                     f"more than {MAX_ENTRIES} changed files in the container",
@@ -241,6 +241,8 @@ def _put(entry: inode.Entry, data: BinaryIO, root: int, *, replace: bool) -> boo
         elif entry.kind == "symlink":
             os.symlink(entry.target, name, dir_fd=parent)
             os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+            times = (entry.mtime_ns, entry.mtime_ns)
+            os.utime(name, ns=times, dir_fd=parent, follow_symlinks=False)
         elif entry.kind == "fifo":
             os.mkfifo(name, 0o600, dir_fd=parent)
             with _closing(rootfd.open_below(parent, name, os.O_RDONLY | os.O_NONBLOCK)) as fd:
@@ -275,7 +277,8 @@ def _metadata(fd: int, entry: inode.Entry) -> None:
     os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
 
 
-def _walk(root: int, skip: frozenset[bytes]) -> Iterator[tuple[bytes, os.stat_result]]:
+def walk(root: int, skip: frozenset[bytes] = frozenset()) -> Iterator[tuple[bytes, os.stat_result]]:
+    """Everything below a directory on its own mount, parents first; `b""` is the directory."""
     pending = [b""]
     while pending:
         path = pending.pop()
@@ -307,7 +310,7 @@ def _walk(root: int, skip: frozenset[bytes]) -> Iterator[tuple[bytes, os.stat_re
 
 
 def _remove_others(root: int, keep: set[bytes]) -> None:
-    for path, info in sorted(_walk(root, frozenset()), key=lambda item: item[0], reverse=True):
+    for path, info in sorted(walk(root), key=lambda item: item[0], reverse=True):
         if path and path not in keep:
             with contextlib.suppress(OSError), _parent(root, path) as (parent, name):
                 if stat.S_ISDIR(info.st_mode):

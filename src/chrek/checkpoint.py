@@ -27,7 +27,18 @@ import time
 from collections.abc import Callable, Iterator
 
 import chrek
-from chrek import archive, digest, errors, initfile, log, manifest, names, procfs, rootfd
+from chrek import (
+    archive,
+    digest,
+    errors,
+    initfile,
+    log,
+    manifest,
+    names,
+    preflight,
+    procfs,
+    rootfd,
+)
 from chrek import store as stores
 from chrek.criu import service
 
@@ -92,6 +103,9 @@ def capture(
     with logger.step("outsiders", seconds):
         _wait_for_outsiders(wanted)
     mounts = procfs.mounts(wanted.root_pid)
+    with logger.step("preflight", seconds):
+        found = preflight.look(wanted.root_pid)
+        watched = preflight.paths(found, wanted.root_pid, mounts)
     stdio = [os.readlink(f"/proc/{wanted.root_pid}/fd/{number}") for number in range(3)]
     root_pid = procfs.status(wanted.root_pid).nspids[-1]
     source = _source(wanted)
@@ -140,9 +154,10 @@ def capture(
                 images_fd,
                 log_path=stage.images / DUMP_LOG,
                 real_ids=(status.uids[0], status.gids[0]),
+                own_ipc=found.ipc,
                 deadline=deadline,
             ) as criu:
-                criu.dump(root_pid, notified, leave_running=wanted.leave_running)
+                criu.dump(root_pid, notified, leave_running=wanted.leave_running, watched=watched)
             if wanted.leave_running:
                 on_resumed()
                 finish()

@@ -49,9 +49,14 @@ def check(
     if not tasks:
         raise errors.ArtifactError("pstree.img: no task in it")
     chains = _chains(images_dir)
-    leaders = {t: task.pid for task in tasks for t in (task.pid, *task.threads)}
-    expected = {f"core-{tid}.img" for tid in leaders}
     present = {path.name for path in images_dir.glob("core-*.img")}
+    leaders: dict[int, int] = {}
+    for task in tasks:
+        leaders[task.pid] = task.pid
+        # CRIU names threads of a zombie, which has none, and means nothing by it.
+        if f"core-{task.pid}.img" in present and not _dead(_core(images_dir, task.pid)):
+            leaders |= dict.fromkeys(task.threads, task.pid)
+    expected = {f"core-{tid}.img" for tid in leaders}
     if expected != present:
         odd = ", ".join(sorted(expected ^ present)[:5])
         raise errors.ArtifactError(f"core images and pstree.img disagree about {odd}")
@@ -89,6 +94,10 @@ def _core(images_dir: pathlib.Path, tid: int) -> pb.CoreEntry:
     return entries[0]
 
 
+def _dead(core: pb.CoreEntry) -> bool:
+    return core.HasField("tc") and core.tc.task_state in _DEAD_STATES
+
+
 def _check_task(
     tid: int,
     core: pb.CoreEntry,
@@ -98,7 +107,7 @@ def _check_task(
     chains: Sequence[Chain],
 ) -> None:
     if not core.HasField("thread_core") or not core.thread_core.HasField("creds"):
-        if core.HasField("tc") and core.tc.task_state in _DEAD_STATES:
+        if _dead(core):
             return
         raise errors.ArtifactError(f"core-{tid}.img: no credentials in it")
     creds = core.thread_core.creds

@@ -24,6 +24,7 @@ from chrek import (
     digest,
     errors,
     initfile,
+    ipc,
     log,
     manifest,
     names,
@@ -95,6 +96,9 @@ def restore(
         with step("sockets"):
             _rewrite_sockets(staging, described, init_pid, logger)
         with step("files"):
+            removed = ipc.clear(init_pid, procfs.status(init_pid).uids[0])
+            if removed:
+                logger.info("System V objects of a container before removed", count=removed)
             _put_files(small, described, init_pid, volumes, logger)
         with step("criu"):
             stack.enter_context(_page_files(artifact, staging))
@@ -111,6 +115,11 @@ def restore(
                     future.result()
                 raise
     return Restored(seconds=seconds, total_seconds=round(time.monotonic() - begin, 6))
+
+
+def _has_ipc(described: manifest.Manifest) -> bool:
+    """Whether CRIU dumped the IPC namespace, which it does only when there is something in it."""
+    return any(file.name.startswith(f"{stores.IMAGES}/ipcns-") for file in described.files)
 
 
 def _is_pages(file: manifest.File) -> bool:
@@ -287,6 +296,7 @@ def _run_criu(
                 log_path=staging / RESTORE_LOG,
                 cgroup_fds=cgroup_fds,
                 extra_fds=list(inherit.values()),
+                subreaper=described.rootPid,
                 deadline=deadline,
             )
         )
@@ -299,4 +309,4 @@ def _run_criu(
                     future.result(timeout=max(0.001, deadline - time.monotonic()))
                 seconds["verify_wait"] = round(time.monotonic() - begin, 6)
 
-        criu.restore(notified, inherit=inherit)
+        criu.restore(notified, inherit=inherit, ipc=_has_ipc(described))

@@ -36,6 +36,10 @@ mknod -m 666 dev/random c 1 8
 mknod -m 666 dev/urandom c 1 9
 mkdir dev/shm
 mount -t tmpfs -o mode=1777 shm dev/shm
+mkdir dev/pts dev/mqueue
+mount -t devpts -o newinstance,ptmxmode=0666,mode=620,gid=5 devpts dev/pts
+ln -s pts/ptmx dev/ptmx
+mount -t mqueue mqueue dev/mqueue
 mount --bind "$DIRECTORY/chrek" chrek
 ip link set lo up
 hostname "$HOSTNAME"

@@ -111,6 +111,11 @@ def push(host: str, image: str, run: object) -> str:
     return f"sha256:{hashlib.sha256(raw).hexdigest()}"
 
 
+async def resolve(known, image, *secrets):
+    entrypoint, cmd = await known.entrypoint("ns", image, secrets)
+    return [*entrypoint, *cmd]
+
+
 async def test_a_public_registry(start: Start) -> None:
     host = start(private=False)
     digest = push(host, "acme/worker:2", {"Entrypoint": ["/bin/worker"], "Cmd": ["--port", "1"]})
@@ -118,10 +123,10 @@ async def test_a_public_registry(start: Start) -> None:
     async with api.Client(api.Credentials(server="http://127.0.0.1:1", tls=None)) as client:
         known = commands.Commands(client, settings, clock=iter(range(0, 10**6, 1000)).__next__)
         for text in ("acme/worker:2", "acme/worker:2", f"acme/worker@{digest}"):
-            found = await known.resolve("ns", f"{host}/{text}", [])
+            found = await resolve(known, f"{host}/{text}")
             assert found == ["/bin/worker", "--port", "1"]
         with pytest.raises(errors.UnsupportedError) as raised:
-            await known.resolve("ns", f"{host}/acme/worker:3", [])
+            await resolve(known, f"{host}/acme/worker:3")
         assert "404 MANIFEST_UNKNOWN: manifest unknown" in raised.value.message
 
 
@@ -139,8 +144,8 @@ async def test_a_private_registry(start: Start) -> None:
         async with api.Client(api.Credentials(server=cluster.url, tls=None)) as client:
             known = commands.Commands(client, settings)
             image = f"{host}/acme/worker:2"
-            assert await known.resolve("ns", image, ["pull"]) == ["/bin/worker"]
+            assert await resolve(known, image, "pull") == ["/bin/worker"]
             with pytest.raises(errors.UnsupportedError) as raised:
-                await known.resolve("ns", image, ["other"])
+                await resolve(known, image, "other")
     assert "401 UNAUTHORIZED: authentication required" in raised.value.message
     assert "list other under dynamo-operator.imageLookup.pullSecretNames" in str(raised.value)

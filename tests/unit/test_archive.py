@@ -467,7 +467,7 @@ def test_a_file_that_vanishes_while_it_is_captured_is_left_out(source, target, m
     for name in ("gone", "stays"):
         (source / name).write_text(name)
         os.link(source / name, source / f"{name} too")
-    walk = archive._walk
+    walk = archive.walk
 
     def racing(*args):
         for path, info in list(walk(*args)):
@@ -475,7 +475,7 @@ def test_a_file_that_vanishes_while_it_is_captured_is_left_out(source, target, m
                 (source / "gone").unlink()
             yield path, info
 
-    monkeypatch.setattr(archive, "_walk", racing)
+    monkeypatch.setattr(archive, "walk", racing)
     put(target, *pack(source))
     assert (target / "stays").read_text() == (target / "stays too").read_text() == "stays"
     assert (target / "gone too").read_text() == "gone"

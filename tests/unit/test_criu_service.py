@@ -74,7 +74,7 @@ def bundle(tmp_path, monkeypatch):
     monkeypatch.setattr(process, "LIBEXEC", tmp_path)
     for name in ("criu/lib", "criu/plugins"):
         (tmp_path / name).mkdir(parents=True)
-    for name in ("criu/criu", "criu/ld.so", "real-ids.so"):
+    for name in ("criu/criu", "criu/ld.so", "criu-shim.so"):
         (tmp_path / name).touch()
 
     def write(script):
@@ -211,7 +211,7 @@ def test_a_dump_that_hangs_is_ended_in_time(bundle, run):
     assert time.monotonic() - begin < 2
 
 
-@pytest.mark.parametrize("missing", ["criu/criu", "criu/ld.so", "real-ids.so", "chrek-enter"])
+@pytest.mark.parametrize("missing", ["criu/criu", "criu/ld.so", "criu-shim.so", "chrek-enter"])
 def test_an_incomplete_image_is_named(bundle, run, tmp_path, missing):
     bundle("end(True)")
     (tmp_path / missing).unlink()

@@ -11,8 +11,8 @@ SOURCE = pathlib.Path(__file__).resolve().parents[2] / "src"
 LAYERS = [
     ["cli"],
     ["agent", "operator", "hooks"],
-    ["checkpoint", "restore", "preflight", "prune"],
-    ["privilege", "inside"],
+    ["checkpoint", "restore", "prune"],
+    ["preflight", "privilege", "inside"],
     [
         "criu",
         "cuda",
@@ -25,6 +25,7 @@ LAYERS = [
         "archive",
         "cgroups",
         "initfile",
+        "ipc",
     ],
     ["removal"],
     ["digest", "inode", "podtemplate", "rootfd"],

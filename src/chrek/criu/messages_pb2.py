@@ -8,7 +8,6 @@ from google.protobuf import descriptor_pool as _descriptor_pool
 from google.protobuf import runtime_version as _runtime_version
 from google.protobuf import symbol_database as _symbol_database
 from google.protobuf.internal import builder as _builder
-
 _runtime_version.ValidateProtobufRuntimeVersion(
     _runtime_version.Domain.PUBLIC,
     7,
@@ -24,57 +23,59 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63hrek/criu/messages.proto\x12\nchrek.criu\"$\n\tInheritFd\x12\x0b\n\x03key\x18\x01 \x02(\t\x12\n\n\x02\x66\x64\x18\x02 \x02(\x05\"\xa8\x04\n\x04Opts\x12\x19\n\rimages_dir_fd\x18\x01 \x02(\x05:\x02-1\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12\x15\n\rleave_running\x18\x03 \x01(\x08\x12\x13\n\x0b\x65xt_unix_sk\x18\x04 \x01(\x08\x12\x17\n\x0ftcp_established\x18\x05 \x01(\x08\x12\x11\n\tshell_job\x18\x07 \x01(\x08\x12\x12\n\nfile_locks\x18\x08 \x01(\x08\x12\x14\n\tlog_level\x18\t \x01(\x05:\x01\x32\x12\x10\n\x08log_file\x18\n \x01(\t\x12\x16\n\x0enotify_scripts\x18\x0c \x01(\x08\x12\x12\n\nlink_remap\x18\x12 \x01(\x08\x12)\n\ninherit_fd\x18\x1b \x03(\x0b\x32\x15.chrek.criu.InheritFd\x12\x33\n\x13manage_cgroups_mode\x18\" \x01(\x0e\x32\x16.chrek.criu.CgroupMode\x12\x13\n\x0bghost_limit\x18# \x01(\r\x12\x10\n\x08\x65xternal\x18% \x03(\t\x12\x0f\n\x07timeout\x18- \x01(\r\x12\x1a\n\x12tcp_skip_in_flight\x18. \x01(\x08\x12\x19\n\x11orphan_pts_master\x18\x32 \x01(\x08\x12\x11\n\ttcp_close\x18\x34 \x01(\x08\x12\x13\n\x0blsm_profile\x18\x35 \x01(\t\x12-\n\x0cnetwork_lock\x18@ \x01(\x0e\x32\x17.chrek.criu.NetworkLock\x12\x12\n\nimages_dir\x18\x44 \x01(\t\" \n\x0c\x44umpResponse\x12\x10\n\x08restored\x18\x01 \x01(\x08\"\x1e\n\x0fRestoreResponse\x12\x0b\n\x03pid\x18\x01 \x02(\x05\"+\n\x0cNotification\x12\x0e\n\x06script\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x05\"{\n\x07Request\x12%\n\x04type\x18\x01 \x02(\x0e\x32\x17.chrek.criu.RequestType\x12\x1e\n\x04opts\x18\x02 \x01(\x0b\x32\x10.chrek.criu.Opts\x12\x16\n\x0enotify_success\x18\x03 \x01(\x08\x12\x11\n\tkeep_open\x18\x04 \x01(\x08\"9\n\x0bVersionInfo\x12\x14\n\x0cmajor_number\x18\x01 \x02(\x05\x12\x14\n\x0cminor_number\x18\x02 \x02(\x05\"\x91\x02\n\x08Response\x12%\n\x04type\x18\x01 \x02(\x0e\x32\x17.chrek.criu.RequestType\x12\x0f\n\x07success\x18\x02 \x02(\x08\x12&\n\x04\x64ump\x18\x03 \x01(\x0b\x32\x18.chrek.criu.DumpResponse\x12,\n\x07restore\x18\x04 \x01(\x0b\x32\x1b.chrek.criu.RestoreResponse\x12(\n\x06notify\x18\x05 \x01(\x0b\x32\x18.chrek.criu.Notification\x12\x10\n\x08\x63r_errno\x18\x07 \x01(\x05\x12\x11\n\tcr_errmsg\x18\t \x01(\t\x12(\n\x07version\x18\n \x01(\x0b\x32\x17.chrek.criu.VersionInfo\":\n\x0eInventoryEntry\x12\x13\n\x0bimg_version\x18\x01 \x02(\r\x12\x13\n\x0b\x64ump_uptime\x18\x08 \x01(\x04\"T\n\x0bPstreeEntry\x12\x0b\n\x03pid\x18\x01 \x02(\r\x12\x0c\n\x04ppid\x18\x02 \x02(\r\x12\x0c\n\x04pgid\x18\x03 \x02(\r\x12\x0b\n\x03sid\x18\x04 \x02(\r\x12\x0f\n\x07threads\x18\x05 \x03(\r\"\xcc\x02\n\nCredsEntry\x12\x0b\n\x03uid\x18\x01 \x02(\r\x12\x0b\n\x03gid\x18\x02 \x02(\r\x12\x0c\n\x04\x65uid\x18\x03 \x02(\r\x12\x0c\n\x04\x65gid\x18\x04 \x02(\r\x12\x0c\n\x04suid\x18\x05 \x02(\r\x12\x0c\n\x04sgid\x18\x06 \x02(\r\x12\r\n\x05\x66suid\x18\x07 \x02(\r\x12\r\n\x05\x66sgid\x18\x08 \x02(\r\x12\x0f\n\x07\x63\x61p_inh\x18\t \x03(\r\x12\x0f\n\x07\x63\x61p_prm\x18\n \x03(\r\x12\x0f\n\x07\x63\x61p_eff\x18\x0b \x03(\r\x12\x0f\n\x07\x63\x61p_bnd\x18\x0c \x03(\r\x12\x0f\n\x07secbits\x18\r \x02(\r\x12\x0e\n\x06groups\x18\x0e \x03(\r\x12\x13\n\x0blsm_profile\x18\x0f \x01(\t\x12\x16\n\x0elsm_sockcreate\x18\x10 \x01(\t\x12\x15\n\rapparmor_data\x18\x11 \x01(\x0c\x12\x14\n\x0cno_new_privs\x18\x12 \x01(\r\x12\x0f\n\x07\x63\x61p_amb\x18\x13 \x03(\r\"p\n\rTaskCoreEntry\x12\x12\n\ntask_state\x18\x01 \x02(\r\x12\x18\n\x10old_seccomp_mode\x18\x0b \x01(\r\x12\x1a\n\x12old_seccomp_filter\x18\x0c \x01(\r\x12\x15\n\room_score_adj\x18\x0e \x01(\x05\"f\n\x0fThreadCoreEntry\x12%\n\x05\x63reds\x18\n \x01(\x0b\x32\x16.chrek.criu.CredsEntry\x12\x14\n\x0cseccomp_mode\x18\x0b \x01(\r\x12\x16\n\x0eseccomp_filter\x18\x0c \x01(\r\"s\n\tCoreEntry\x12\r\n\x05mtype\x18\x01 \x02(\r\x12%\n\x02tc\x18\x03 \x01(\x0b\x32\x19.chrek.criu.TaskCoreEntry\x12\x30\n\x0bthread_core\x18\x05 \x01(\x0b\x32\x1b.chrek.criu.ThreadCoreEntry\"<\n\rSeccompFilter\x12\x0e\n\x06\x66ilter\x18\x01 \x02(\x0c\x12\x0c\n\x04prev\x18\x02 \x01(\r\x12\r\n\x05\x66lags\x18\x03 \x01(\r\"B\n\x0cSeccompEntry\x12\x32\n\x0fseccomp_filters\x18\x01 \x03(\x0b\x32\x19.chrek.criu.SeccompFilter\"E\n\x0cRegFileEntry\x12\n\n\x02id\x18\x01 \x02(\r\x12\r\n\x05\x66lags\x18\x02 \x02(\r\x12\x0c\n\x04name\x18\x06 \x02(\t\x12\x0c\n\x04size\x18\x08 \x01(\x04\"\xaa\x01\n\x0bInetSkEntry\x12\n\n\x02id\x18\x01 \x02(\r\x12\x0b\n\x03ino\x18\x02 \x02(\r\x12\x0e\n\x06\x66\x61mily\x18\x03 \x02(\r\x12\x0c\n\x04type\x18\x04 \x02(\r\x12\r\n\x05proto\x18\x05 \x02(\r\x12\r\n\x05state\x18\x06 \x02(\r\x12\x10\n\x08src_port\x18\x07 \x02(\r\x12\x10\n\x08\x64st_port\x18\x08 \x02(\r\x12\x10\n\x08src_addr\x18\x0b \x03(\r\x12\x10\n\x08\x64st_addr\x18\x0c \x03(\r\"7\n\tPipeEntry\x12\n\n\x02id\x18\x01 \x02(\r\x12\x0f\n\x07pipe_id\x18\x02 \x02(\r\x12\r\n\x05\x66lags\x18\x03 \x02(\r\"\x97\x01\n\tFileEntry\x12\x0c\n\x04type\x18\x01 \x02(\r\x12\n\n\x02id\x18\x02 \x02(\r\x12%\n\x03reg\x18\x03 \x01(\x0b\x32\x18.chrek.criu.RegFileEntry\x12$\n\x03isk\x18\x04 \x01(\x0b\x32\x17.chrek.criu.InetSkEntry\x12#\n\x04pipe\x18\x12 \x01(\x0b\x32\x15.chrek.criu.PipeEntry*\x18\n\nCgroupMode\x12\n\n\x06IGNORE\x10\x00*\x17\n\x0bNetworkLock\x12\x08\n\x04SKIP\x10\x03*S\n\x0bRequestType\x12\t\n\x05\x45MPTY\x10\x00\x12\x08\n\x04\x44UMP\x10\x01\x12\x0b\n\x07RESTORE\x10\x02\x12\t\n\x05\x43HECK\x10\x03\x12\n\n\x06NOTIFY\x10\x06\x12\x0b\n\x07VERSION\x10\n')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x63hrek/criu/messages.proto\x12\nchrek.criu\"$\n\tInheritFd\x12\x0b\n\x03key\x18\x01 \x02(\t\x12\n\n\x02\x66\x64\x18\x02 \x02(\x05\"?\n\rJoinNamespace\x12\n\n\x02ns\x18\x01 \x02(\t\x12\x0f\n\x07ns_file\x18\x02 \x02(\t\x12\x11\n\textra_opt\x18\x03 \x01(\t\"\xee\x04\n\x04Opts\x12\x19\n\rimages_dir_fd\x18\x01 \x02(\x05:\x02-1\x12\x0b\n\x03pid\x18\x02 \x01(\x05\x12\x15\n\rleave_running\x18\x03 \x01(\x08\x12\x13\n\x0b\x65xt_unix_sk\x18\x04 \x01(\x08\x12\x17\n\x0ftcp_established\x18\x05 \x01(\x08\x12\x11\n\tshell_job\x18\x07 \x01(\x08\x12\x12\n\nfile_locks\x18\x08 \x01(\x08\x12\x14\n\tlog_level\x18\t \x01(\x05:\x01\x32\x12\x10\n\x08log_file\x18\n \x01(\t\x12\x16\n\x0enotify_scripts\x18\x0c \x01(\x08\x12\x12\n\nlink_remap\x18\x12 \x01(\x08\x12)\n\ninherit_fd\x18\x1b \x03(\x0b\x32\x15.chrek.criu.InheritFd\x12\x33\n\x13manage_cgroups_mode\x18\" \x01(\x0e\x32\x16.chrek.criu.CgroupMode\x12\x13\n\x0bghost_limit\x18# \x01(\r\x12\x18\n\x10irmap_scan_paths\x18$ \x03(\t\x12\x10\n\x08\x65xternal\x18% \x03(\t\x12*\n\x07join_ns\x18\' \x03(\x0b\x32\x19.chrek.criu.JoinNamespace\x12\x0f\n\x07timeout\x18- \x01(\r\x12\x1a\n\x12tcp_skip_in_flight\x18. \x01(\x08\x12\x19\n\x11orphan_pts_master\x18\x32 \x01(\x08\x12\x11\n\ttcp_close\x18\x34 \x01(\x08\x12\x13\n\x0blsm_profile\x18\x35 \x01(\t\x12-\n\x0cnetwork_lock\x18@ \x01(\x0e\x32\x17.chrek.criu.NetworkLock\x12\x12\n\nimages_dir\x18\x44 \x01(\t\" \n\x0c\x44umpResponse\x12\x10\n\x08restored\x18\x01 \x01(\x08\"\x1e\n\x0fRestoreResponse\x12\x0b\n\x03pid\x18\x01 \x02(\x05\"+\n\x0cNotification\x12\x0e\n\x06script\x18\x01 \x01(\t\x12\x0b\n\x03pid\x18\x02 \x01(\x05\"{\n\x07Request\x12%\n\x04type\x18\x01 \x02(\x0e\x32\x17.chrek.criu.RequestType\x12\x1e\n\x04opts\x18\x02 \x01(\x0b\x32\x10.chrek.criu.Opts\x12\x16\n\x0enotify_success\x18\x03 \x01(\x08\x12\x11\n\tkeep_open\x18\x04 \x01(\x08\"9\n\x0bVersionInfo\x12\x14\n\x0cmajor_number\x18\x01 \x02(\x05\x12\x14\n\x0cminor_number\x18\x02 \x02(\x05\"\x91\x02\n\x08Response\x12%\n\x04type\x18\x01 \x02(\x0e\x32\x17.chrek.criu.RequestType\x12\x0f\n\x07success\x18\x02 \x02(\x08\x12&\n\x04\x64ump\x18\x03 \x01(\x0b\x32\x18.chrek.criu.DumpResponse\x12,\n\x07restore\x18\x04 \x01(\x0b\x32\x1b.chrek.criu.RestoreResponse\x12(\n\x06notify\x18\x05 \x01(\x0b\x32\x18.chrek.criu.Notification\x12\x10\n\x08\x63r_errno\x18\x07 \x01(\x05\x12\x11\n\tcr_errmsg\x18\t \x01(\t\x12(\n\x07version\x18\n \x01(\x0b\x32\x17.chrek.criu.VersionInfo\":\n\x0eInventoryEntry\x12\x13\n\x0bimg_version\x18\x01 \x02(\r\x12\x13\n\x0b\x64ump_uptime\x18\x08 \x01(\x04\"T\n\x0bPstreeEntry\x12\x0b\n\x03pid\x18\x01 \x02(\r\x12\x0c\n\x04ppid\x18\x02 \x02(\r\x12\x0c\n\x04pgid\x18\x03 \x02(\r\x12\x0b\n\x03sid\x18\x04 \x02(\r\x12\x0f\n\x07threads\x18\x05 \x03(\r\"\xcc\x02\n\nCredsEntry\x12\x0b\n\x03uid\x18\x01 \x02(\r\x12\x0b\n\x03gid\x18\x02 \x02(\r\x12\x0c\n\x04\x65uid\x18\x03 \x02(\r\x12\x0c\n\x04\x65gid\x18\x04 \x02(\r\x12\x0c\n\x04suid\x18\x05 \x02(\r\x12\x0c\n\x04sgid\x18\x06 \x02(\r\x12\r\n\x05\x66suid\x18\x07 \x02(\r\x12\r\n\x05\x66sgid\x18\x08 \x02(\r\x12\x0f\n\x07\x63\x61p_inh\x18\t \x03(\r\x12\x0f\n\x07\x63\x61p_prm\x18\n \x03(\r\x12\x0f\n\x07\x63\x61p_eff\x18\x0b \x03(\r\x12\x0f\n\x07\x63\x61p_bnd\x18\x0c \x03(\r\x12\x0f\n\x07secbits\x18\r \x02(\r\x12\x0e\n\x06groups\x18\x0e \x03(\r\x12\x13\n\x0blsm_profile\x18\x0f \x01(\t\x12\x16\n\x0elsm_sockcreate\x18\x10 \x01(\t\x12\x15\n\rapparmor_data\x18\x11 \x01(\x0c\x12\x14\n\x0cno_new_privs\x18\x12 \x01(\r\x12\x0f\n\x07\x63\x61p_amb\x18\x13 \x03(\r\"p\n\rTaskCoreEntry\x12\x12\n\ntask_state\x18\x01 \x02(\r\x12\x18\n\x10old_seccomp_mode\x18\x0b \x01(\r\x12\x1a\n\x12old_seccomp_filter\x18\x0c \x01(\r\x12\x15\n\room_score_adj\x18\x0e \x01(\x05\"f\n\x0fThreadCoreEntry\x12%\n\x05\x63reds\x18\n \x01(\x0b\x32\x16.chrek.criu.CredsEntry\x12\x14\n\x0cseccomp_mode\x18\x0b \x01(\r\x12\x16\n\x0eseccomp_filter\x18\x0c \x01(\r\"s\n\tCoreEntry\x12\r\n\x05mtype\x18\x01 \x02(\r\x12%\n\x02tc\x18\x03 \x01(\x0b\x32\x19.chrek.criu.TaskCoreEntry\x12\x30\n\x0bthread_core\x18\x05 \x01(\x0b\x32\x1b.chrek.criu.ThreadCoreEntry\"<\n\rSeccompFilter\x12\x0e\n\x06\x66ilter\x18\x01 \x02(\x0c\x12\x0c\n\x04prev\x18\x02 \x01(\r\x12\r\n\x05\x66lags\x18\x03 \x01(\r\"B\n\x0cSeccompEntry\x12\x32\n\x0fseccomp_filters\x18\x01 \x03(\x0b\x32\x19.chrek.criu.SeccompFilter\"E\n\x0cRegFileEntry\x12\n\n\x02id\x18\x01 \x02(\r\x12\r\n\x05\x66lags\x18\x02 \x02(\r\x12\x0c\n\x04name\x18\x06 \x02(\t\x12\x0c\n\x04size\x18\x08 \x01(\x04\"\xaa\x01\n\x0bInetSkEntry\x12\n\n\x02id\x18\x01 \x02(\r\x12\x0b\n\x03ino\x18\x02 \x02(\r\x12\x0e\n\x06\x66\x61mily\x18\x03 \x02(\r\x12\x0c\n\x04type\x18\x04 \x02(\r\x12\r\n\x05proto\x18\x05 \x02(\r\x12\r\n\x05state\x18\x06 \x02(\r\x12\x10\n\x08src_port\x18\x07 \x02(\r\x12\x10\n\x08\x64st_port\x18\x08 \x02(\r\x12\x10\n\x08src_addr\x18\x0b \x03(\r\x12\x10\n\x08\x64st_addr\x18\x0c \x03(\r\"7\n\tPipeEntry\x12\n\n\x02id\x18\x01 \x02(\r\x12\x0f\n\x07pipe_id\x18\x02 \x02(\r\x12\r\n\x05\x66lags\x18\x03 \x02(\r\"\x97\x01\n\tFileEntry\x12\x0c\n\x04type\x18\x01 \x02(\r\x12\n\n\x02id\x18\x02 \x02(\r\x12%\n\x03reg\x18\x03 \x01(\x0b\x32\x18.chrek.criu.RegFileEntry\x12$\n\x03isk\x18\x04 \x01(\x0b\x32\x17.chrek.criu.InetSkEntry\x12#\n\x04pipe\x18\x12 \x01(\x0b\x32\x15.chrek.criu.PipeEntry*\x18\n\nCgroupMode\x12\n\n\x06IGNORE\x10\x00*\x17\n\x0bNetworkLock\x12\x08\n\x04SKIP\x10\x03*S\n\x0bRequestType\x12\t\n\x05\x45MPTY\x10\x00\x12\x08\n\x04\x44UMP\x10\x01\x12\x0b\n\x07RESTORE\x10\x02\x12\t\n\x05\x43HECK\x10\x03\x12\n\n\x06NOTIFY\x10\x06\x12\x0b\n\x07VERSION\x10\n')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'chrek.criu.messages_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_CGROUPMODE']._serialized_start=2606
-  _globals['_CGROUPMODE']._serialized_end=2630
-  _globals['_NETWORKLOCK']._serialized_start=2632
-  _globals['_NETWORKLOCK']._serialized_end=2655
-  _globals['_REQUESTTYPE']._serialized_start=2657
-  _globals['_REQUESTTYPE']._serialized_end=2740
+  _globals['_CGROUPMODE']._serialized_start=2741
+  _globals['_CGROUPMODE']._serialized_end=2765
+  _globals['_NETWORKLOCK']._serialized_start=2767
+  _globals['_NETWORKLOCK']._serialized_end=2790
+  _globals['_REQUESTTYPE']._serialized_start=2792
+  _globals['_REQUESTTYPE']._serialized_end=2875
   _globals['_INHERITFD']._serialized_start=41
   _globals['_INHERITFD']._serialized_end=77
-  _globals['_OPTS']._serialized_start=80
-  _globals['_OPTS']._serialized_end=632
-  _globals['_DUMPRESPONSE']._serialized_start=634
-  _globals['_DUMPRESPONSE']._serialized_end=666
-  _globals['_RESTORERESPONSE']._serialized_start=668
-  _globals['_RESTORERESPONSE']._serialized_end=698
-  _globals['_NOTIFICATION']._serialized_start=700
-  _globals['_NOTIFICATION']._serialized_end=743
-  _globals['_REQUEST']._serialized_start=745
-  _globals['_REQUEST']._serialized_end=868
-  _globals['_VERSIONINFO']._serialized_start=870
-  _globals['_VERSIONINFO']._serialized_end=927
-  _globals['_RESPONSE']._serialized_start=930
-  _globals['_RESPONSE']._serialized_end=1203
-  _globals['_INVENTORYENTRY']._serialized_start=1205
-  _globals['_INVENTORYENTRY']._serialized_end=1263
-  _globals['_PSTREEENTRY']._serialized_start=1265
-  _globals['_PSTREEENTRY']._serialized_end=1349
-  _globals['_CREDSENTRY']._serialized_start=1352
-  _globals['_CREDSENTRY']._serialized_end=1684
-  _globals['_TASKCOREENTRY']._serialized_start=1686
-  _globals['_TASKCOREENTRY']._serialized_end=1798
-  _globals['_THREADCOREENTRY']._serialized_start=1800
-  _globals['_THREADCOREENTRY']._serialized_end=1902
-  _globals['_COREENTRY']._serialized_start=1904
-  _globals['_COREENTRY']._serialized_end=2019
-  _globals['_SECCOMPFILTER']._serialized_start=2021
-  _globals['_SECCOMPFILTER']._serialized_end=2081
-  _globals['_SECCOMPENTRY']._serialized_start=2083
-  _globals['_SECCOMPENTRY']._serialized_end=2149
-  _globals['_REGFILEENTRY']._serialized_start=2151
-  _globals['_REGFILEENTRY']._serialized_end=2220
-  _globals['_INETSKENTRY']._serialized_start=2223
-  _globals['_INETSKENTRY']._serialized_end=2393
-  _globals['_PIPEENTRY']._serialized_start=2395
-  _globals['_PIPEENTRY']._serialized_end=2450
-  _globals['_FILEENTRY']._serialized_start=2453
-  _globals['_FILEENTRY']._serialized_end=2604
+  _globals['_JOINNAMESPACE']._serialized_start=79
+  _globals['_JOINNAMESPACE']._serialized_end=142
+  _globals['_OPTS']._serialized_start=145
+  _globals['_OPTS']._serialized_end=767
+  _globals['_DUMPRESPONSE']._serialized_start=769
+  _globals['_DUMPRESPONSE']._serialized_end=801
+  _globals['_RESTORERESPONSE']._serialized_start=803
+  _globals['_RESTORERESPONSE']._serialized_end=833
+  _globals['_NOTIFICATION']._serialized_start=835
+  _globals['_NOTIFICATION']._serialized_end=878
+  _globals['_REQUEST']._serialized_start=880
+  _globals['_REQUEST']._serialized_end=1003
+  _globals['_VERSIONINFO']._serialized_start=1005
+  _globals['_VERSIONINFO']._serialized_end=1062
+  _globals['_RESPONSE']._serialized_start=1065
+  _globals['_RESPONSE']._serialized_end=1338
+  _globals['_INVENTORYENTRY']._serialized_start=1340
+  _globals['_INVENTORYENTRY']._serialized_end=1398
+  _globals['_PSTREEENTRY']._serialized_start=1400
+  _globals['_PSTREEENTRY']._serialized_end=1484
+  _globals['_CREDSENTRY']._serialized_start=1487
+  _globals['_CREDSENTRY']._serialized_end=1819
+  _globals['_TASKCOREENTRY']._serialized_start=1821
+  _globals['_TASKCOREENTRY']._serialized_end=1933
+  _globals['_THREADCOREENTRY']._serialized_start=1935
+  _globals['_THREADCOREENTRY']._serialized_end=2037
+  _globals['_COREENTRY']._serialized_start=2039
+  _globals['_COREENTRY']._serialized_end=2154
+  _globals['_SECCOMPFILTER']._serialized_start=2156
+  _globals['_SECCOMPFILTER']._serialized_end=2216
+  _globals['_SECCOMPENTRY']._serialized_start=2218
+  _globals['_SECCOMPENTRY']._serialized_end=2284
+  _globals['_REGFILEENTRY']._serialized_start=2286
+  _globals['_REGFILEENTRY']._serialized_end=2355
+  _globals['_INETSKENTRY']._serialized_start=2358
+  _globals['_INETSKENTRY']._serialized_end=2528
+  _globals['_PIPEENTRY']._serialized_start=2530
+  _globals['_PIPEENTRY']._serialized_end=2585
+  _globals['_FILEENTRY']._serialized_start=2588
+  _globals['_FILEENTRY']._serialized_end=2739
 # @@protoc_insertion_point(module_scope)

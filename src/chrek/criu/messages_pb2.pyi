@@ -1,11 +1,9 @@
-from collections.abc import Iterable as _Iterable
-from collections.abc import Mapping as _Mapping
-from typing import ClassVar as _ClassVar
-
-from google.protobuf import descriptor as _descriptor
-from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from collections.abc import Iterable as _Iterable, Mapping as _Mapping
+from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
@@ -35,15 +33,25 @@ NOTIFY: RequestType
 VERSION: RequestType
 
 class InheritFd(_message.Message):
-    __slots__ = ("fd", "key")
+    __slots__ = ("key", "fd")
     KEY_FIELD_NUMBER: _ClassVar[int]
     FD_FIELD_NUMBER: _ClassVar[int]
     key: str
     fd: int
-    def __init__(self, key: str | None = ..., fd: int | None = ...) -> None: ...
+    def __init__(self, key: _Optional[str] = ..., fd: _Optional[int] = ...) -> None: ...
+
+class JoinNamespace(_message.Message):
+    __slots__ = ("ns", "ns_file", "extra_opt")
+    NS_FIELD_NUMBER: _ClassVar[int]
+    NS_FILE_FIELD_NUMBER: _ClassVar[int]
+    EXTRA_OPT_FIELD_NUMBER: _ClassVar[int]
+    ns: str
+    ns_file: str
+    extra_opt: str
+    def __init__(self, ns: _Optional[str] = ..., ns_file: _Optional[str] = ..., extra_opt: _Optional[str] = ...) -> None: ...
 
 class Opts(_message.Message):
-    __slots__ = ("ext_unix_sk", "external", "file_locks", "ghost_limit", "images_dir", "images_dir_fd", "inherit_fd", "leave_running", "link_remap", "log_file", "log_level", "lsm_profile", "manage_cgroups_mode", "network_lock", "notify_scripts", "orphan_pts_master", "pid", "shell_job", "tcp_close", "tcp_established", "tcp_skip_in_flight", "timeout")
+    __slots__ = ("images_dir_fd", "pid", "leave_running", "ext_unix_sk", "tcp_established", "shell_job", "file_locks", "log_level", "log_file", "notify_scripts", "link_remap", "inherit_fd", "manage_cgroups_mode", "ghost_limit", "irmap_scan_paths", "external", "join_ns", "timeout", "tcp_skip_in_flight", "orphan_pts_master", "tcp_close", "lsm_profile", "network_lock", "images_dir")
     IMAGES_DIR_FD_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     LEAVE_RUNNING_FIELD_NUMBER: _ClassVar[int]
@@ -58,7 +66,9 @@ class Opts(_message.Message):
     INHERIT_FD_FIELD_NUMBER: _ClassVar[int]
     MANAGE_CGROUPS_MODE_FIELD_NUMBER: _ClassVar[int]
     GHOST_LIMIT_FIELD_NUMBER: _ClassVar[int]
+    IRMAP_SCAN_PATHS_FIELD_NUMBER: _ClassVar[int]
     EXTERNAL_FIELD_NUMBER: _ClassVar[int]
+    JOIN_NS_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
     TCP_SKIP_IN_FLIGHT_FIELD_NUMBER: _ClassVar[int]
     ORPHAN_PTS_MASTER_FIELD_NUMBER: _ClassVar[int]
@@ -80,7 +90,9 @@ class Opts(_message.Message):
     inherit_fd: _containers.RepeatedCompositeFieldContainer[InheritFd]
     manage_cgroups_mode: CgroupMode
     ghost_limit: int
+    irmap_scan_paths: _containers.RepeatedScalarFieldContainer[str]
     external: _containers.RepeatedScalarFieldContainer[str]
+    join_ns: _containers.RepeatedCompositeFieldContainer[JoinNamespace]
     timeout: int
     tcp_skip_in_flight: bool
     orphan_pts_master: bool
@@ -88,30 +100,30 @@ class Opts(_message.Message):
     lsm_profile: str
     network_lock: NetworkLock
     images_dir: str
-    def __init__(self, images_dir_fd: int | None = ..., pid: int | None = ..., leave_running: bool | None = ..., ext_unix_sk: bool | None = ..., tcp_established: bool | None = ..., shell_job: bool | None = ..., file_locks: bool | None = ..., log_level: int | None = ..., log_file: str | None = ..., notify_scripts: bool | None = ..., link_remap: bool | None = ..., inherit_fd: _Iterable[InheritFd | _Mapping] | None = ..., manage_cgroups_mode: CgroupMode | str | None = ..., ghost_limit: int | None = ..., external: _Iterable[str] | None = ..., timeout: int | None = ..., tcp_skip_in_flight: bool | None = ..., orphan_pts_master: bool | None = ..., tcp_close: bool | None = ..., lsm_profile: str | None = ..., network_lock: NetworkLock | str | None = ..., images_dir: str | None = ...) -> None: ...
+    def __init__(self, images_dir_fd: _Optional[int] = ..., pid: _Optional[int] = ..., leave_running: _Optional[bool] = ..., ext_unix_sk: _Optional[bool] = ..., tcp_established: _Optional[bool] = ..., shell_job: _Optional[bool] = ..., file_locks: _Optional[bool] = ..., log_level: _Optional[int] = ..., log_file: _Optional[str] = ..., notify_scripts: _Optional[bool] = ..., link_remap: _Optional[bool] = ..., inherit_fd: _Optional[_Iterable[_Union[InheritFd, _Mapping]]] = ..., manage_cgroups_mode: _Optional[_Union[CgroupMode, str]] = ..., ghost_limit: _Optional[int] = ..., irmap_scan_paths: _Optional[_Iterable[str]] = ..., external: _Optional[_Iterable[str]] = ..., join_ns: _Optional[_Iterable[_Union[JoinNamespace, _Mapping]]] = ..., timeout: _Optional[int] = ..., tcp_skip_in_flight: _Optional[bool] = ..., orphan_pts_master: _Optional[bool] = ..., tcp_close: _Optional[bool] = ..., lsm_profile: _Optional[str] = ..., network_lock: _Optional[_Union[NetworkLock, str]] = ..., images_dir: _Optional[str] = ...) -> None: ...
 
 class DumpResponse(_message.Message):
     __slots__ = ("restored",)
     RESTORED_FIELD_NUMBER: _ClassVar[int]
     restored: bool
-    def __init__(self, restored: bool | None = ...) -> None: ...
+    def __init__(self, restored: _Optional[bool] = ...) -> None: ...
 
 class RestoreResponse(_message.Message):
     __slots__ = ("pid",)
     PID_FIELD_NUMBER: _ClassVar[int]
     pid: int
-    def __init__(self, pid: int | None = ...) -> None: ...
+    def __init__(self, pid: _Optional[int] = ...) -> None: ...
 
 class Notification(_message.Message):
-    __slots__ = ("pid", "script")
+    __slots__ = ("script", "pid")
     SCRIPT_FIELD_NUMBER: _ClassVar[int]
     PID_FIELD_NUMBER: _ClassVar[int]
     script: str
     pid: int
-    def __init__(self, script: str | None = ..., pid: int | None = ...) -> None: ...
+    def __init__(self, script: _Optional[str] = ..., pid: _Optional[int] = ...) -> None: ...
 
 class Request(_message.Message):
-    __slots__ = ("keep_open", "notify_success", "opts", "type")
+    __slots__ = ("type", "opts", "notify_success", "keep_open")
     TYPE_FIELD_NUMBER: _ClassVar[int]
     OPTS_FIELD_NUMBER: _ClassVar[int]
     NOTIFY_SUCCESS_FIELD_NUMBER: _ClassVar[int]
@@ -120,7 +132,7 @@ class Request(_message.Message):
     opts: Opts
     notify_success: bool
     keep_open: bool
-    def __init__(self, type: RequestType | str | None = ..., opts: Opts | _Mapping | None = ..., notify_success: bool | None = ..., keep_open: bool | None = ...) -> None: ...
+    def __init__(self, type: _Optional[_Union[RequestType, str]] = ..., opts: _Optional[_Union[Opts, _Mapping]] = ..., notify_success: _Optional[bool] = ..., keep_open: _Optional[bool] = ...) -> None: ...
 
 class VersionInfo(_message.Message):
     __slots__ = ("major_number", "minor_number")
@@ -128,10 +140,10 @@ class VersionInfo(_message.Message):
     MINOR_NUMBER_FIELD_NUMBER: _ClassVar[int]
     major_number: int
     minor_number: int
-    def __init__(self, major_number: int | None = ..., minor_number: int | None = ...) -> None: ...
+    def __init__(self, major_number: _Optional[int] = ..., minor_number: _Optional[int] = ...) -> None: ...
 
 class Response(_message.Message):
-    __slots__ = ("cr_errmsg", "cr_errno", "dump", "notify", "restore", "success", "type", "version")
+    __slots__ = ("type", "success", "dump", "restore", "notify", "cr_errno", "cr_errmsg", "version")
     TYPE_FIELD_NUMBER: _ClassVar[int]
     SUCCESS_FIELD_NUMBER: _ClassVar[int]
     DUMP_FIELD_NUMBER: _ClassVar[int]
@@ -148,18 +160,18 @@ class Response(_message.Message):
     cr_errno: int
     cr_errmsg: str
     version: VersionInfo
-    def __init__(self, type: RequestType | str | None = ..., success: bool | None = ..., dump: DumpResponse | _Mapping | None = ..., restore: RestoreResponse | _Mapping | None = ..., notify: Notification | _Mapping | None = ..., cr_errno: int | None = ..., cr_errmsg: str | None = ..., version: VersionInfo | _Mapping | None = ...) -> None: ...
+    def __init__(self, type: _Optional[_Union[RequestType, str]] = ..., success: _Optional[bool] = ..., dump: _Optional[_Union[DumpResponse, _Mapping]] = ..., restore: _Optional[_Union[RestoreResponse, _Mapping]] = ..., notify: _Optional[_Union[Notification, _Mapping]] = ..., cr_errno: _Optional[int] = ..., cr_errmsg: _Optional[str] = ..., version: _Optional[_Union[VersionInfo, _Mapping]] = ...) -> None: ...
 
 class InventoryEntry(_message.Message):
-    __slots__ = ("dump_uptime", "img_version")
+    __slots__ = ("img_version", "dump_uptime")
     IMG_VERSION_FIELD_NUMBER: _ClassVar[int]
     DUMP_UPTIME_FIELD_NUMBER: _ClassVar[int]
     img_version: int
     dump_uptime: int
-    def __init__(self, img_version: int | None = ..., dump_uptime: int | None = ...) -> None: ...
+    def __init__(self, img_version: _Optional[int] = ..., dump_uptime: _Optional[int] = ...) -> None: ...
 
 class PstreeEntry(_message.Message):
-    __slots__ = ("pgid", "pid", "ppid", "sid", "threads")
+    __slots__ = ("pid", "ppid", "pgid", "sid", "threads")
     PID_FIELD_NUMBER: _ClassVar[int]
     PPID_FIELD_NUMBER: _ClassVar[int]
     PGID_FIELD_NUMBER: _ClassVar[int]
@@ -170,10 +182,10 @@ class PstreeEntry(_message.Message):
     pgid: int
     sid: int
     threads: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, pid: int | None = ..., ppid: int | None = ..., pgid: int | None = ..., sid: int | None = ..., threads: _Iterable[int] | None = ...) -> None: ...
+    def __init__(self, pid: _Optional[int] = ..., ppid: _Optional[int] = ..., pgid: _Optional[int] = ..., sid: _Optional[int] = ..., threads: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class CredsEntry(_message.Message):
-    __slots__ = ("apparmor_data", "cap_amb", "cap_bnd", "cap_eff", "cap_inh", "cap_prm", "egid", "euid", "fsgid", "fsuid", "gid", "groups", "lsm_profile", "lsm_sockcreate", "no_new_privs", "secbits", "sgid", "suid", "uid")
+    __slots__ = ("uid", "gid", "euid", "egid", "suid", "sgid", "fsuid", "fsgid", "cap_inh", "cap_prm", "cap_eff", "cap_bnd", "secbits", "groups", "lsm_profile", "lsm_sockcreate", "apparmor_data", "no_new_privs", "cap_amb")
     UID_FIELD_NUMBER: _ClassVar[int]
     GID_FIELD_NUMBER: _ClassVar[int]
     EUID_FIELD_NUMBER: _ClassVar[int]
@@ -212,10 +224,10 @@ class CredsEntry(_message.Message):
     apparmor_data: bytes
     no_new_privs: int
     cap_amb: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, uid: int | None = ..., gid: int | None = ..., euid: int | None = ..., egid: int | None = ..., suid: int | None = ..., sgid: int | None = ..., fsuid: int | None = ..., fsgid: int | None = ..., cap_inh: _Iterable[int] | None = ..., cap_prm: _Iterable[int] | None = ..., cap_eff: _Iterable[int] | None = ..., cap_bnd: _Iterable[int] | None = ..., secbits: int | None = ..., groups: _Iterable[int] | None = ..., lsm_profile: str | None = ..., lsm_sockcreate: str | None = ..., apparmor_data: bytes | None = ..., no_new_privs: int | None = ..., cap_amb: _Iterable[int] | None = ...) -> None: ...
+    def __init__(self, uid: _Optional[int] = ..., gid: _Optional[int] = ..., euid: _Optional[int] = ..., egid: _Optional[int] = ..., suid: _Optional[int] = ..., sgid: _Optional[int] = ..., fsuid: _Optional[int] = ..., fsgid: _Optional[int] = ..., cap_inh: _Optional[_Iterable[int]] = ..., cap_prm: _Optional[_Iterable[int]] = ..., cap_eff: _Optional[_Iterable[int]] = ..., cap_bnd: _Optional[_Iterable[int]] = ..., secbits: _Optional[int] = ..., groups: _Optional[_Iterable[int]] = ..., lsm_profile: _Optional[str] = ..., lsm_sockcreate: _Optional[str] = ..., apparmor_data: _Optional[bytes] = ..., no_new_privs: _Optional[int] = ..., cap_amb: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class TaskCoreEntry(_message.Message):
-    __slots__ = ("old_seccomp_filter", "old_seccomp_mode", "oom_score_adj", "task_state")
+    __slots__ = ("task_state", "old_seccomp_mode", "old_seccomp_filter", "oom_score_adj")
     TASK_STATE_FIELD_NUMBER: _ClassVar[int]
     OLD_SECCOMP_MODE_FIELD_NUMBER: _ClassVar[int]
     OLD_SECCOMP_FILTER_FIELD_NUMBER: _ClassVar[int]
@@ -224,17 +236,17 @@ class TaskCoreEntry(_message.Message):
     old_seccomp_mode: int
     old_seccomp_filter: int
     oom_score_adj: int
-    def __init__(self, task_state: int | None = ..., old_seccomp_mode: int | None = ..., old_seccomp_filter: int | None = ..., oom_score_adj: int | None = ...) -> None: ...
+    def __init__(self, task_state: _Optional[int] = ..., old_seccomp_mode: _Optional[int] = ..., old_seccomp_filter: _Optional[int] = ..., oom_score_adj: _Optional[int] = ...) -> None: ...
 
 class ThreadCoreEntry(_message.Message):
-    __slots__ = ("creds", "seccomp_filter", "seccomp_mode")
+    __slots__ = ("creds", "seccomp_mode", "seccomp_filter")
     CREDS_FIELD_NUMBER: _ClassVar[int]
     SECCOMP_MODE_FIELD_NUMBER: _ClassVar[int]
     SECCOMP_FILTER_FIELD_NUMBER: _ClassVar[int]
     creds: CredsEntry
     seccomp_mode: int
     seccomp_filter: int
-    def __init__(self, creds: CredsEntry | _Mapping | None = ..., seccomp_mode: int | None = ..., seccomp_filter: int | None = ...) -> None: ...
+    def __init__(self, creds: _Optional[_Union[CredsEntry, _Mapping]] = ..., seccomp_mode: _Optional[int] = ..., seccomp_filter: _Optional[int] = ...) -> None: ...
 
 class CoreEntry(_message.Message):
     __slots__ = ("mtype", "tc", "thread_core")
@@ -244,26 +256,26 @@ class CoreEntry(_message.Message):
     mtype: int
     tc: TaskCoreEntry
     thread_core: ThreadCoreEntry
-    def __init__(self, mtype: int | None = ..., tc: TaskCoreEntry | _Mapping | None = ..., thread_core: ThreadCoreEntry | _Mapping | None = ...) -> None: ...
+    def __init__(self, mtype: _Optional[int] = ..., tc: _Optional[_Union[TaskCoreEntry, _Mapping]] = ..., thread_core: _Optional[_Union[ThreadCoreEntry, _Mapping]] = ...) -> None: ...
 
 class SeccompFilter(_message.Message):
-    __slots__ = ("filter", "flags", "prev")
+    __slots__ = ("filter", "prev", "flags")
     FILTER_FIELD_NUMBER: _ClassVar[int]
     PREV_FIELD_NUMBER: _ClassVar[int]
     FLAGS_FIELD_NUMBER: _ClassVar[int]
     filter: bytes
     prev: int
     flags: int
-    def __init__(self, filter: bytes | None = ..., prev: int | None = ..., flags: int | None = ...) -> None: ...
+    def __init__(self, filter: _Optional[bytes] = ..., prev: _Optional[int] = ..., flags: _Optional[int] = ...) -> None: ...
 
 class SeccompEntry(_message.Message):
     __slots__ = ("seccomp_filters",)
     SECCOMP_FILTERS_FIELD_NUMBER: _ClassVar[int]
     seccomp_filters: _containers.RepeatedCompositeFieldContainer[SeccompFilter]
-    def __init__(self, seccomp_filters: _Iterable[SeccompFilter | _Mapping] | None = ...) -> None: ...
+    def __init__(self, seccomp_filters: _Optional[_Iterable[_Union[SeccompFilter, _Mapping]]] = ...) -> None: ...
 
 class RegFileEntry(_message.Message):
-    __slots__ = ("flags", "id", "name", "size")
+    __slots__ = ("id", "flags", "name", "size")
     ID_FIELD_NUMBER: _ClassVar[int]
     FLAGS_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
@@ -272,10 +284,10 @@ class RegFileEntry(_message.Message):
     flags: int
     name: str
     size: int
-    def __init__(self, id: int | None = ..., flags: int | None = ..., name: str | None = ..., size: int | None = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., flags: _Optional[int] = ..., name: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...
 
 class InetSkEntry(_message.Message):
-    __slots__ = ("dst_addr", "dst_port", "family", "id", "ino", "proto", "src_addr", "src_port", "state", "type")
+    __slots__ = ("id", "ino", "family", "type", "proto", "state", "src_port", "dst_port", "src_addr", "dst_addr")
     ID_FIELD_NUMBER: _ClassVar[int]
     INO_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
@@ -296,20 +308,20 @@ class InetSkEntry(_message.Message):
     dst_port: int
     src_addr: _containers.RepeatedScalarFieldContainer[int]
     dst_addr: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, id: int | None = ..., ino: int | None = ..., family: int | None = ..., type: int | None = ..., proto: int | None = ..., state: int | None = ..., src_port: int | None = ..., dst_port: int | None = ..., src_addr: _Iterable[int] | None = ..., dst_addr: _Iterable[int] | None = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., ino: _Optional[int] = ..., family: _Optional[int] = ..., type: _Optional[int] = ..., proto: _Optional[int] = ..., state: _Optional[int] = ..., src_port: _Optional[int] = ..., dst_port: _Optional[int] = ..., src_addr: _Optional[_Iterable[int]] = ..., dst_addr: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class PipeEntry(_message.Message):
-    __slots__ = ("flags", "id", "pipe_id")
+    __slots__ = ("id", "pipe_id", "flags")
     ID_FIELD_NUMBER: _ClassVar[int]
     PIPE_ID_FIELD_NUMBER: _ClassVar[int]
     FLAGS_FIELD_NUMBER: _ClassVar[int]
     id: int
     pipe_id: int
     flags: int
-    def __init__(self, id: int | None = ..., pipe_id: int | None = ..., flags: int | None = ...) -> None: ...
+    def __init__(self, id: _Optional[int] = ..., pipe_id: _Optional[int] = ..., flags: _Optional[int] = ...) -> None: ...
 
 class FileEntry(_message.Message):
-    __slots__ = ("id", "isk", "pipe", "reg", "type")
+    __slots__ = ("type", "id", "reg", "isk", "pipe")
     TYPE_FIELD_NUMBER: _ClassVar[int]
     ID_FIELD_NUMBER: _ClassVar[int]
     REG_FIELD_NUMBER: _ClassVar[int]
@@ -320,4 +332,4 @@ class FileEntry(_message.Message):
     reg: RegFileEntry
     isk: InetSkEntry
     pipe: PipeEntry
-    def __init__(self, type: int | None = ..., id: int | None = ..., reg: RegFileEntry | _Mapping | None = ..., isk: InetSkEntry | _Mapping | None = ..., pipe: PipeEntry | _Mapping | None = ...) -> None: ...
+    def __init__(self, type: _Optional[int] = ..., id: _Optional[int] = ..., reg: _Optional[_Union[RegFileEntry, _Mapping]] = ..., isk: _Optional[_Union[InetSkEntry, _Mapping]] = ..., pipe: _Optional[_Union[PipeEntry, _Mapping]] = ...) -> None: ...

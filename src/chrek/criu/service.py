@@ -44,6 +44,7 @@ def enter_argv(
     pidfd: int,
     *,
     cgroup_fds: Sequence[int] = (),
+    own_ipc: bool = False,
     last_pid: int | None = None,
     exec_fd: int | None = None,
     argv: Sequence[str] = (),
@@ -52,6 +53,8 @@ def enter_argv(
     line = [str(process.LIBEXEC / "chrek-enter"), "--pidfd", str(pidfd)]
     for fd in cgroup_fds:
         line += ["--cgroup", str(fd)]
+    if own_ipc:
+        line += ["--own-ipc", "1"]
     if last_pid is not None:
         line += ["--last-pid", str(last_pid)]
     if exec_fd is not None:
@@ -121,6 +124,8 @@ class Service:
         cgroup_fds: Sequence[int] = (),
         extra_fds: Sequence[int] = (),
         real_ids: tuple[int, int] | None = None,
+        subreaper: int | None = None,
+        own_ipc: bool = False,
         deadline: float,
     ) -> None:
         """Start CRIU in the container of the process behind `pidfd`.
@@ -131,6 +136,9 @@ class Service:
             cgroup_fds: `cgroup.procs` files to join first, open for writing.
             extra_fds: descriptors that requests refer to by number.
             real_ids: user and group whose resource limits CRIU reads: those of what it dumps.
+            subreaper: of what it restores, the process (its pid in the container) that takes the
+                daemons whose own parents are gone.
+            own_ipc: stay out of the container's IPC namespace: CRIU then dumps what is in it.
             deadline: `time.monotonic()` after which CRIU is ended.
         """
         self._log_path = log_path
@@ -149,11 +157,13 @@ class Service:
             _opened(bundle / "criu", os.O_RDONLY) as program,
             _opened(bundle / "lib", os.O_RDONLY | os.O_DIRECTORY) as libraries,
             _opened(bundle / "plugins", os.O_RDONLY | os.O_DIRECTORY) as plugins,
-            _opened(process.LIBEXEC / "real-ids.so", os.O_RDONLY) as preload,
+            _opened(process.LIBEXEC / "criu-shim.so", os.O_RDONLY) as preload,
         ):
             environment = dict(ENVIRONMENT)
             if real_ids is not None:
                 environment["CHREK_REAL_IDS"] = "{}:{}".format(*real_ids)
+            if subreaper is not None:
+                environment["CHREK_SUBREAPER"] = str(subreaper)
             argv = [
                 *("criu-loader", "--inhibit-cache", "--argv0", "criu"),
                 *("--preload", f"/proc/self/fd/{preload}"),
@@ -163,7 +173,9 @@ class Service:
                 *("swrk", str(theirs.fileno())),
             ]
             self._process = process.start(
-                enter_argv(pidfd, cgroup_fds=cgroup_fds, exec_fd=loader, argv=argv),
+                enter_argv(
+                    *(pidfd,), cgroup_fds=cgroup_fds, own_ipc=own_ipc, exec_fd=loader, argv=argv
+                ),
                 pass_fds=[
                     *(pidfd, images_fd, loader, program, libraries, plugins, preload),
                     theirs.fileno(),
@@ -190,10 +202,20 @@ class Service:
             if self._process.stderr:
                 self._process.stderr.close()
 
-    def dump(self, pid: int, notified: Notified, *, leave_running: bool = False) -> None:
+    def dump(
+        self,
+        pid: int,
+        notified: Notified,
+        *,
+        leave_running: bool = False,
+        watched: Sequence[str] = (),
+    ) -> None:
         """Dump the tree below `pid` (its pid in the container).
 
         The tree ends when this returns or, left running, runs on since the last notification.
+
+        Args:
+            watched: paths that inotify descriptors watch and CRIU cannot find by itself.
 
         Raises:
             CriuError: CRIU failed; the tree continues.
@@ -202,25 +224,32 @@ class Service:
         opts.pid = pid
         opts.tcp_skip_in_flight = True
         opts.leave_running = leave_running
+        opts.irmap_scan_paths.extend(watched)
         self._request(pb.Request(type=pb.DUMP, opts=opts), notified, "dump")
 
     def restore(
-        self, notified: Notified, *, inherit: Mapping[str, int], lsm_profile: str = ""
+        self,
+        notified: Notified,
+        *,
+        inherit: Mapping[str, int],
+        ipc: bool = False,
     ) -> None:
         """Restore the images; the tree's root becomes a child of the container's PID 1.
 
         Args:
             notified: called at `post-restore` with everything restored and nothing running yet.
             inherit: CRIU's name of a descriptor (`pipe:[123]`) -> our descriptor for it.
-            lsm_profile: `apparmor:NAME` of the new container.
+            ipc: the images hold an IPC namespace, whose objects go into PID 1's.
 
         Raises:
             CriuError: CRIU failed; it has ended whatever it had restored.
         """
         opts = self._options()
         opts.inherit_fd.extend(pb.InheritFd(key=key, fd=fd) for key, fd in inherit.items())
-        if lsm_profile:
-            opts.lsm_profile = lsm_profile
+        if ipc:
+            # CRIU makes a namespace where it was in another one at the dump; the tree's root then
+            # leaves that one for PID 1's, before it makes the objects.
+            opts.join_ns.add(ns="ipc", ns_file="1")
         self._request(pb.Request(type=pb.RESTORE, opts=opts), notified, "restore")
         self._process.wait(timeout=max(1.0, self._deadline - time.monotonic()))
 

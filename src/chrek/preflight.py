@@ -1,0 +1,137 @@
+"""What is in a process tree that CRIU must be told of, or cannot dump: looked for before a dump.
+
+CRIU would fail with words of its own when everything is frozen already, or, worse, restore
+something else than was there. Source: proc(5), criu/proc_parse.c and criu/eventfd.c of CRIU 4.2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import pathlib
+import re
+import time
+from collections.abc import Iterable
+
+from chrek import archive, errors, ipc, names, procfs, rootfd
+
+SEARCH_SECONDS = 10.0
+"""How long the files that inotify watches are searched for, before anything is frozen."""
+_REFUSED = {
+    "anon_inode:[io_uring]": (names.Reason.IO_URING, "an io_uring"),
+    "anon_inode:[fanotify]": (names.Reason.UNSUPPORTED, "a fanotify descriptor"),
+    "anon_inode:[userfaultfd]": (names.Reason.UNSUPPORTED, "a userfaultfd"),
+    "anon_inode:[perf_event]": (names.Reason.UNSUPPORTED, "a perf event"),
+}
+_WATCH = re.compile(r"^inotify wd:\S+ ino:([0-9a-f]+) sdev:([0-9a-f]+) ", re.MULTILINE)
+_MINOR_BITS = 20
+"""Of a device number inside the kernel."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """What CRIU must be told of.
+
+    Attributes:
+        watched: device (as mountinfo has it) and inode of what inotify descriptors watch.
+        ipc: there are System V objects in the tree's IPC namespace.
+    """
+
+    watched: frozenset[tuple[str, int]] = frozenset()
+    ipc: bool = False
+
+
+def look(root_pid: int) -> Found:
+    """Look at every process of a tree.
+
+    Raises:
+        UnsupportedError: something in it cannot be captured.
+    """
+    watched: set[tuple[str, int]] = set()
+    for pid in procfs.tree(root_pid):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            _check_memory(pid)
+            watched |= _check_descriptors(pid)
+    return Found(frozenset(watched), ipc=ipc.count(root_pid) > 0)
+
+
+def _check_memory(pid: int) -> None:
+    path = pathlib.Path(f"/proc/{pid}")
+    pages = re.search(r"^HugetlbPages:\s+(\d+) kB", (path / "status").read_text(), re.MULTILINE)
+    reserved = "/anon_hugepage" in (path / "maps").read_text(errors="replace")
+    if reserved or (pages and int(pages[1])):
+        raise _refused(
+            pid, "memory in hugetlb pages", names.Reason.HUGETLB, "use transparent huge pages"
+        )
+
+
+def _check_descriptors(pid: int) -> set[tuple[str, int]]:
+    watched = set()
+    for number in os.listdir(f"/proc/{pid}/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            target = os.readlink(f"/proc/{pid}/fd/{number}")
+            if target in _REFUSED:
+                reason, what = _REFUSED[target]
+                raise _refused(pid, what, reason, "have the program do without")
+            info = pathlib.Path(f"/proc/{pid}/fdinfo/{number}")
+            if target == "anon_inode:inotify":
+                watched |= _watched(info.read_text())
+            elif target == "anon_inode:[eventfd]" and _is_semaphore(info.read_text()):
+                raise _refused(
+                    *(pid, "an eventfd with EFD_SEMAPHORE", names.Reason.UNSUPPORTED),
+                    "CRIU would restore it as a plain one",
+                )
+            elif target.startswith("/dev/mqueue/"):
+                raise _refused(
+                    *(pid, f"the message queue {target}", names.Reason.UNSUPPORTED),
+                    "CRIU knows no POSIX message queues",
+                )
+    return watched
+
+
+def _watched(text: str) -> set[tuple[str, int]]:
+    found = set()
+    for inode, device in _WATCH.findall(text):
+        number = int(device, 16)
+        major, minor = number >> _MINOR_BITS, number & ((1 << _MINOR_BITS) - 1)
+        found.add((f"{major}:{minor}", int(inode, 16)))
+    return found
+
+
+def _is_semaphore(text: str) -> bool:
+    return re.search(r"^eventfd-semaphore:\s*1$", text, re.MULTILINE) is not None
+
+
+def _refused(pid: int, what: str, reason: names.Reason, hint: str) -> errors.UnsupportedError:
+    status = procfs.status(pid)
+    return errors.UnsupportedError(
+        f"process {status.nspids[-1]} ({status.name}) holds {what}, which cannot be captured",
+        reason=reason,
+        hint=hint,
+    )
+
+
+def paths(found: Found, root_pid: int, mounts: Iterable[procfs.Mount]) -> list[str]:
+    """Paths of the watched files on overlay file systems, which have no handles to find them by.
+
+    CRIU finds those of other file systems by itself, and says what it does not find.
+    """
+    result: list[str] = []
+    deadline = time.monotonic() + SEARCH_SECONDS
+    with contextlib.ExitStack() as stack:
+        root = rootfd.process_root(root_pid)
+        stack.callback(os.close, root)
+        for mount in mounts:
+            wanted = {inode for device, inode in found.watched if device == mount.device}
+            if not wanted or mount.fs_type != "overlay":
+                continue
+            fd = rootfd.mount(root, mount.mount_point, mount.mount_id)
+            stack.callback(os.close, fd)
+            for path, info in archive.walk(fd):
+                if info.st_ino in wanted:
+                    wanted.discard(info.st_ino)
+                    result.append(os.path.join(mount.mount_point, os.fsdecode(path)))
+                if not wanted or time.monotonic() > deadline:
+                    break
+    return result

@@ -1,0 +1,140 @@
+"""A workload captured and restored in containers without a cluster, within two seconds."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import http.client
+import json
+import os
+import shutil
+import subprocess
+import time
+from collections.abc import Iterator
+from concurrent import futures
+from pathlib import Path
+
+from chrek import checkpoint, log, manifest, names, restore
+from chrek import store as stores
+from chrek.criu import service
+from conformance import harness, view
+from conformance.workload import Object, Workload
+from system import sandbox
+
+LOG = log.get(__name__)
+HASH = "0123456789abcdef"
+VOLUMES = (manifest.Volume(path="/dev/shm", exclusive=True),)
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class RefusedError(Exception):
+    """The harness answered otherwise than expected."""
+
+
+def ask(pid: int, method: str, path: str) -> tuple[int, str]:
+    """One request to the harness, from inside the network namespace of a process."""
+
+    def inside() -> tuple[int, str]:
+        with open(f"/proc/{pid}/ns/net") as file:
+            if _libc.setns(file.fileno(), _CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), "setns")
+        connection = http.client.HTTPConnection("127.0.0.1", harness.PORT, timeout=20)
+        with contextlib.closing(connection):
+            connection.request(method, path)
+            answer = connection.getresponse()
+            return answer.status, answer.read().decode()
+
+    # A thread of its own, which ends with the namespace that it went into.
+    with futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(inside).result()
+
+
+def check(pid: int) -> Object:
+    status, text = ask(pid, "GET", "/check")
+    answer: Object = json.loads(text or "{}")
+    if status != 200 or "failed" in answer or not text:
+        raise RefusedError(answer.get("failed", f"{status} {text!r}"))
+    return answer
+
+
+def wait_made(container: sandbox.Container, seconds: float = 20) -> None:
+    deadline = time.monotonic() + seconds
+    while True:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            status, text = ask(container.pid, "GET", "/ready")
+            if status == 200:
+                if text != "made":
+                    raise RefusedError(text)
+                return
+        if time.monotonic() > deadline:
+            raise RefusedError(f"the workload is not ready: {container.output}")
+        time.sleep(0.02)
+
+
+@contextlib.contextmanager
+def staging(folder: Path) -> Iterator[Path]:
+    path = folder / "staging"
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "staging", str(path)], check=True)
+    try:
+        yield path / "one"
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+def capture(
+    workload: Workload, folder: Path, store: stores.Store
+) -> tuple[Object, Object, stores.Artifact]:
+    """Run a workload and capture it: answers, outside view, artifact."""
+    argv = ("--source", "--", *workload.command)
+    made = sandbox.Container(folder / "source", "source", *argv, user=workload.options.user)
+    try:
+        assert made.receive() == "chrek 1 source"
+        pidfd = os.pidfd_open(made.pid)
+        service.set_last_pid(pidfd, names.FIRST_WORKER_PID)
+        os.close(pidfd)
+        made.send("capture")
+        word, number = made.receive().split()
+        assert word == "started"
+        wait_made(made)
+        answers, seen = check(made.pid), view.settled(made.pid)
+        made.send("dumping")
+        wanted = checkpoint.Capture(
+            init_pid=made.pid,
+            root_pid=made.child(int(number)),
+            identity_hash=HASH,
+            variant="aaaa",
+            volumes=VOLUMES,
+            timeout_seconds=60,
+        )
+        done = checkpoint.capture(wanted, store, LOG, on_committed=lambda _: made.send("committed"))
+        assert made.wait() == 0
+        return answers, seen, store.open(HASH, "aaaa", done.manifest.uuid, done.digest)
+    finally:
+        made.stop()
+        shutil.rmtree(folder / "source", ignore_errors=True)
+
+
+def restored(
+    workload: Workload, folder: Path, artifact: stores.Artifact
+) -> tuple[Object, Object, list[str]]:
+    """Restore a workload: answers, outside view, namespaces that are not the container's."""
+    argv = ("--wait", "20", "--", "false")
+    target = sandbox.Container(folder / "target", "target", *argv, user=workload.options.user)
+    try:
+        assert target.receive() == "chrek 1 start"
+        target.send(f"restoring 30 {artifact.manifest.rootPid} exit")
+        with staging(folder) as path:
+            restore.restore(
+                *(artifact, target.pid, path, LOG),
+                volumes={volume.path: True for volume in VOLUMES},
+                timeout_seconds=60,
+                progress=lambda step: target.send(f"progress {step}"),
+            )
+        target.send("restored")
+        seen, strangers = view.settled(target.pid), view.namespaces(target.pid)
+        return check(target.pid), seen, strangers
+    finally:
+        target.stop()
+        shutil.rmtree(folder / "target", ignore_errors=True)
