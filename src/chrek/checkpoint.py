@@ -20,17 +20,20 @@ import dataclasses
 import errno
 import os
 import pathlib
-import platform
 import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
 
+import msgspec
+
 import chrek
 from chrek import (
     archive,
+    compatibility,
     digest,
     errors,
+    facts,
     initfile,
     log,
     manifest,
@@ -63,6 +66,7 @@ class Capture:
     image: str = ""
     command: tuple[str, ...] = ()
     environment: dict[str, str] = dataclasses.field(default_factory=dict)
+    origin: compatibility.Origin = dataclasses.field(default_factory=compatibility.Origin)
     volumes: tuple[manifest.Volume, ...] = ()
     """Mounts whose contents belong to the worker's state; `/` is always captured."""
     timeout_seconds: float = 1800
@@ -108,7 +112,7 @@ def capture(
         watched = preflight.paths(found, wanted.root_pid, mounts)
     stdio = [os.readlink(f"/proc/{wanted.root_pid}/fd/{number}") for number in range(3)]
     root_pid = procfs.status(wanted.root_pid).nspids[-1]
-    source = _source(wanted)
+    source: list[manifest.Source] = []
     stage = store.stage(wanted.identity_hash, wanted.variant)
     done: list[Captured] = []
     started = time.monotonic()
@@ -126,7 +130,7 @@ def capture(
                 rootPid=root_pid,
                 stdio=stdio,
                 volumes=[*_volumes(wanted)],
-                source=source,
+                source=source[0],
                 files=files,
                 steps=dict(seconds),
             )
@@ -138,6 +142,7 @@ def capture(
         if script == "post-dump":
             seconds["dump"] = round(time.monotonic() - started, 6)
             with _errors_of_the_store(stage), logger.step("files", seconds):
+                source.append(_source(wanted, mounts))
                 _archive(wanted, stage, mounts)
             if not wanted.leave_running:
                 finish()
@@ -244,13 +249,22 @@ def _volumes(wanted: Capture) -> tuple[manifest.Volume, ...]:
     return (manifest.Volume(path="/", exclusive=True), *wanted.volumes)
 
 
-def _source(wanted: Capture) -> manifest.Source:
+def _source(wanted: Capture, mounts: list[procfs.Mount]) -> manifest.Source:
+    """What is known of the container, while its tree is frozen."""
+    declared = compatibility.Facts(
+        image=wanted.image, command=list(wanted.command), environment=wanted.environment
+    )
+    upper = _upper_directory(mounts)
+    try:
+        known = facts.captured(
+            *(wanted.init_pid, wanted.root_pid, wanted.origin, declared),
+            upper=upper,
+            volumes=[volume.path for volume in wanted.volumes],
+        )
+    finally:
+        os.close(upper)
     return manifest.Source(
-        image=wanted.image,
-        command=list(wanted.command),
-        environment=wanted.environment,
-        architecture=platform.machine(),
-        kernel=platform.release(),
+        **msgspec.structs.asdict(known),
         hostname=_hostname(wanted.root_pid),
         addresses=procfs.addresses(wanted.root_pid),
     )

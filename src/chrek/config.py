@@ -6,6 +6,7 @@ Environment variables carry only what the downward API knows: NODE_NAME, POD_NAM
 
 from __future__ import annotations
 
+import enum
 import pathlib
 from typing import Literal, TypeVar
 
@@ -27,6 +28,14 @@ class Storage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
     type: Literal["pvc"] = "pvc"
     pvc: Pvc = Pvc()
+
+
+class EnvFromSecrets(enum.StrEnum):
+    """Whether workers are captured whose environment has values of Secrets."""
+
+    ALLOW = "Allow"
+    REQUIRE_ACKNOWLEDGEMENT = "RequireAcknowledgement"
+    """Only those that an annotation acknowledges."""
 
 
 class ImageLookup(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,6 +92,9 @@ class AgentConfig(
     """How long a checkpoint job's worker may take to get ready."""
     maxConcurrentOperations: int = 4
     """Dumps and restores at once on this node; more wait for their turn."""
+    envFromSecrets: EnvFromSecrets = EnvFromSecrets.ALLOW
+    ignoreDifferences: list[Literal["secrets", "configMaps"]] = []
+    """What a restored worker may have other values of than the new container."""
     logLevel: Literal["debug", "info", "warning", "error"] = "info"
 
 
@@ -113,6 +125,7 @@ class OperatorConfig(
     """The chart's template of the Job that deletes artifacts; empty: artifacts are kept."""
     imageLookup: ImageLookup = ImageLookup()
     platform: Platform = Platform()
+    envFromSecrets: EnvFromSecrets = EnvFromSecrets.ALLOW
     webhookPort: int = 9443
     httpPort: int = 8089
     agentWaitSeconds: int = 20

@@ -6,7 +6,7 @@ written by hand to look as if it had been admitted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chrek import errors, names
@@ -43,6 +43,46 @@ def check(spec: Mapping[str, Any], container: Mapping[str, Any]) -> None:
     architecture = (spec.get("nodeSelector") or {}).get("kubernetes.io/arch", ARCHITECTURE)
     if architecture != ARCHITECTURE:
         raise refused(f"nodeSelector kubernetes.io/arch: {architecture}", reason.UNSUPPORTED)
+
+
+def secret_variables(container: Mapping[str, Any]) -> tuple[str, ...]:
+    """What brings values of Secrets into a container's environment: variables and Secrets."""
+    single = [
+        str(entry["name"])
+        for entry in container.get("env") or []
+        if "secretKeyRef" in (entry.get("valueFrom") or {})
+    ]
+    whole = [
+        f"envFrom {(entry['secretRef'] or {}).get('name', '')}"
+        for entry in container.get("envFrom") or []
+        if "secretRef" in entry
+    ]
+    return (*single, *whole)
+
+
+def acknowledged(metadata: Mapping[str, Any]) -> bool:
+    """Whether an object says that an artifact may hold values of Secrets."""
+    annotations = metadata.get("annotations") or {}
+    return bool(annotations.get(names.ANNOTATION_ACKNOWLEDGE_SECRETS) == "true")
+
+
+def check_secrets(variables: Sequence[str], *, allowed: bool) -> None:
+    """Refuse to capture values of Secrets that nobody acknowledged.
+
+    Args:
+        variables: what `secret_variables` found.
+        allowed: by the configuration or by an object that acknowledges them.
+
+    Raises:
+        UnsupportedError: names the variables, never their values.
+    """
+    if variables and not allowed:
+        raise errors.UnsupportedError(
+            f"the worker's environment has values of Secrets: {', '.join(variables[:8])}",
+            reason=names.Reason.SECRETS_NOT_ACKNOWLEDGED,
+            hint="they would be in the artifact; if that may be, annotate the DynamoCheckpoint or "
+            f'the pod with {names.ANNOTATION_ACKNOWLEDGE_SECRETS}: "true"',
+        )
 
 
 def refused(what: str, reason: names.Reason) -> errors.UnsupportedError:

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 
 import msgspec
 
-from chrek import errors, names
+from chrek import compatibility, errors, names
 
 VERSION = 1
 CHUNK_BYTES = 4 << 20
@@ -41,13 +41,9 @@ class Volume(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """Only the managed container sees it: made equal to the capture. Else only added to."""
 
 
-class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """Facts of the captured container that the new one is compared with."""
+class Source(compatibility.Facts, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The captured container: facts that the new one is compared with, and its names."""
 
-    image: str = ""
-    command: list[str] = []
-    environment: dict[str, str] = {}
-    """Name -> digest of its value or of its reference; values are not kept."""
     architecture: str
     kernel: str
     hostname: str

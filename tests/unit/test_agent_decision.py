@@ -1,5 +1,8 @@
 """Restored or cold, and why: every Reason has its case."""
 
+import os
+import subprocess
+
 import pytest
 
 from chrek import names
@@ -165,28 +168,43 @@ def committed(tmp_path):
 
 def test_an_artifact_that_fits(committed):
     store, variant = committed()
-    found = decision.artifact(store, checkpoint(), variant, POD)
+    found = decision.artifact(store, checkpoint(), variant, POD, init_pid=os.getpid())
     assert found.manifest.uuid == variant.uuid
 
 
 DIFFERENT = [
-    ({"architecture": "riscv64"}, "captured on riscv64, this node is"),
-    ({"image": "llm:2"}, "image or command differs"),
-    ({"command": ["serve", "-v"]}, "image or command differs"),
-    ({"environment": {"A": "2"}}, "environment variables differ from the captured ones: A"),
-    ({"environment": {}}, "environment variables differ from the captured ones: A"),
-    ({"environment": {"A": "1", "Z": "1", "B": "2"}}, "captured ones: B, Z"),
-    ({"environment": {f"V{n}": "1" for n in range(9)}}, "A, V0, V1, V2, V3, V4, V5, V6 ("),
+    ({"architecture": "riscv64"}, "ArchitectureDiffers", "captured riscv64, here"),
+    ({"image": "llm:2"}, "ImageDiffers", "image: captured llm:2, here llm:1"),
+    ({"command": ["serve", "-v"]}, "CommandDiffers", "captured serve -v, here serve"),
+    ({"environment": {"A": "2"}}, "EnvironmentDiffers", "differ from the captured ones: A"),
+    ({"user": {"uids": [7], "gids": [7], "groups": []}}, "UserDiffers", "uids captured 7, here"),
+    ({"secrets": {"TOKEN": "0"}}, "SecretDiffers", "captured ones: TOKEN (missing here)"),
 ]
 
 
-@pytest.mark.parametrize(("source", "message"), DIFFERENT)
-def test_an_artifact_that_does_not_fit(committed, source, message):
+@pytest.mark.parametrize(("source", "reason", "message"), DIFFERENT)
+def test_an_artifact_that_does_not_fit(committed, source, reason, message):
     store, variant = committed(**source)
     with pytest.raises(decision.Cold) as caught:
-        decision.artifact(store, checkpoint(), variant, POD)
-    assert caught.value.reason == names.Reason.INCOMPATIBLE
+        decision.artifact(store, checkpoint(), variant, POD, init_pid=os.getpid())
+    assert caught.value.reason == reason
     assert message in caught.value.message
+    assert (caught.value.uuid, caught.value.variant) == (variant.uuid, variant.name)
+
+
+def test_what_an_administrator_ignores(committed):
+    store, variant = committed(secrets={"TOKEN": "0"})
+    here = {"init_pid": os.getpid(), "ignore": ["secrets"]}
+    assert decision.artifact(store, checkpoint(), variant, POD, **here)
+
+
+def test_a_container_that_ended(committed):
+    store, variant = committed()
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    with pytest.raises(decision.Cold) as caught:
+        decision.artifact(store, checkpoint(), variant, POD, init_pid=ended.pid)
+    assert caught.value.reason == names.Reason.PEER_REFUSED
 
 
 def test_an_artifact_that_is_not_the_one(committed):
@@ -200,6 +218,6 @@ def test_an_artifact_that_is_not_the_one(committed):
         (unset, names.Reason.INVALID_SPEC),
     ):
         with pytest.raises(decision.Cold) as caught:
-            decision.artifact(store, checkpoint(), wrong, POD)
+            decision.artifact(store, checkpoint(), wrong, POD, init_pid=os.getpid())
         assert caught.value.reason == reason
         assert (caught.value.uuid, caught.value.variant) == (wrong.uuid, wrong.name)

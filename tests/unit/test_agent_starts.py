@@ -193,7 +193,7 @@ async def test_other_reasons_for_a_cold_start(scene, restoring, given, reason, u
 async def test_another_environment(scene, restoring):
     calls = restoring()
     await scene.start(checkpoints=[other_environment(scene)])
-    assert (await scene.init.read()).startswith("cold Incompatible ")
+    assert (await scene.init.read()).startswith("cold EnvironmentDiffers ")
     assert not calls
 
 

@@ -12,7 +12,8 @@ LAYERS = [
     ["cli"],
     ["agent", "operator", "hooks"],
     ["checkpoint", "restore", "prune"],
-    ["preflight", "privilege", "inside"],
+    ["facts"],
+    ["preflight", "privilege", "inside", "filefacts"],
     [
         "criu",
         "cuda",
@@ -34,7 +35,6 @@ LAYERS = [
         "manifest",
         "variant",
         "eligibility",
-        "compatibility",
         "config",
         "crd",
         "schema",
@@ -42,6 +42,7 @@ LAYERS = [
         "procfs",
         "state",
     ],
+    ["compatibility"],
     ["errors", "log"],
     ["names"],
 ]

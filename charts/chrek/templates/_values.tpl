@@ -65,6 +65,8 @@ silenceTimeoutSeconds: {{ .Values.agent.silenceTimeoutSeconds | int }}
 dumpTimeoutSeconds: {{ .Values.agent.dumpTimeoutSeconds | int }}
 readyTimeoutSeconds: {{ .Values.agent.readyTimeoutSeconds | int }}
 maxConcurrentOperations: {{ .Values.agent.maxConcurrentOperations | int }}
+envFromSecrets: {{ .Values.secrets.envFromSecrets }}
+ignoreDifferences: {{ .Values.agent.ignoreDifferences | toJson }}
 logLevel: {{ .Values.agent.logLevel }}
 {{- end -}}
 
@@ -88,6 +90,7 @@ imageLookup:
   enabled: {{ $operator.imageLookup.enabled }}
   pullSecretNames: {{ $operator.imageLookup.pullSecretNames | toJson }}
   plainHttpRegistries: {{ $operator.imageLookup.plainHttpRegistries | toJson }}
+envFromSecrets: {{ .Values.secrets.envFromSecrets }}
 platform:
   graphs: {{ $operator.platform.graphs }}
   checkpoints: {{ $operator.platform.checkpoints }}

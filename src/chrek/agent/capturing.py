@@ -11,7 +11,7 @@ import pathlib
 from collections.abc import Callable
 from concurrent import futures
 
-from chrek import checkpoint, config, errors, log, names, peer, procfs
+from chrek import checkpoint, config, eligibility, errors, log, names, peer, procfs
 from chrek import store as stores
 from chrek.agent import calls, connection, metrics, objects, report
 from chrek.agent import slots as slots_module
@@ -63,6 +63,7 @@ class Capturing:
             image=pod.image,
             command=pod.command,
             environment=pod.environment,
+            origin=pod.origin,
             volumes=pod.volumes,
             timeout_seconds=self._settings.dumpTimeoutSeconds,
             leave_running=leave_running,
@@ -78,11 +79,16 @@ class Capturing:
         logger: log.Logger,
     ) -> None:
         attempt = 0
+        allowed = self._settings.envFromSecrets == config.EnvFromSecrets.ALLOW
         while True:
             attempt += 1
             pod = pod_of()
             if pod is None:
                 raise GoneError
+            eligibility.check_secrets(
+                pod.secret_variables,
+                allowed=allowed or pod.secrets_acknowledged or wanted.secrets_acknowledged,
+            )
             try:
                 async with self._slots.taken():
                     done = await self._attempt(conn, caller, pod, wanted, request, logger)

@@ -1,16 +1,16 @@
 """Whether a starting container is restored or starts cold, and why.
 
-Decided from what is in memory plus one small file, the manifest: a few milliseconds.
+Decided from what is in memory, one small file (the manifest) and what the kernel says of the
+container: a few milliseconds.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import platform
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from chrek import errors, manifest, names
+from chrek import compatibility, errors, facts, manifest, names
 from chrek import store as stores
 from chrek.agent import objects
 
@@ -121,41 +121,44 @@ def artifact(
     checkpoint: objects.Checkpoint,
     variant: objects.Variant,
     pod: objects.Pod,
+    *,
+    init_pid: int,
+    ignore: Collection[str] = (),
 ) -> stores.Artifact:
     """Open and compare the artifact.
+
+    Args:
+        init_pid: PID 1 of the container that is starting.
+        ignore: what may differ, see `compatibility.compare`.
 
     Raises:
         Cold: it is missing, not the one that status names, or does not fit this container.
     """
     try:
         found = store.open(checkpoint.identity_hash, variant.name, variant.uuid, variant.digest)
-        compare(found.manifest, pod)
+        compare(found.manifest, pod, init_pid=init_pid, ignore=ignore)
     except errors.ChrekError as err:
         raise Cold(err.reason, str(err), uuid=variant.uuid, variant=variant.name) from err
     return found
 
 
-def compare(described: manifest.Manifest, pod: objects.Pod) -> None:
+def compare(
+    described: manifest.Manifest,
+    pod: objects.Pod,
+    *,
+    init_pid: int,
+    ignore: Collection[str] = (),
+) -> None:
     """Compare what was captured with what is starting.
 
     Raises:
         CompatibilityError: naming the first fact that differs.
     """
-    source = described.source
-    if source.architecture != platform.machine():
-        raise errors.CompatibilityError(
-            f"captured on {source.architecture}, this node is {platform.machine()}",
-            hint="make a checkpoint on this architecture",
-        )
-    if (source.image, tuple(source.command)) != (pod.image, pod.command):
-        raise errors.CompatibilityError("the captured image or command differs from this pod's")
-    if source.environment != pod.environment:
-        differing = sorted(
-            name
-            for name in source.environment.keys() | pod.environment.keys()
-            if source.environment.get(name) != pod.environment.get(name)
-        )
-        raise errors.CompatibilityError(
-            f"environment variables differ from the captured ones: {', '.join(differing[:8])}",
-            hint="give checkpoint job and worker the same env",
-        )
+    declared = compatibility.Facts(
+        image=pod.image, command=[*pod.command], environment=pod.environment
+    )
+    try:
+        here = facts.present(init_pid, pod.origin, declared, described.source)
+    except (OSError, ProcessLookupError) as err:
+        raise errors.PeerError(f"the facts of container process {init_pid}: {err}") from err
+    compatibility.compare(described.source, here, ignore=ignore)

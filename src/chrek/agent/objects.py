@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from chrek import eligibility, errors, manifest, names, state, variant
+from chrek import compatibility, eligibility, errors, manifest, names, state, variant
 
 _OURS = frozenset(
     {
@@ -53,6 +53,11 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     """ID of the managed container that the kubelet reported last."""
     exits: dict[str, int] = {}
     """Container ID -> exit code of the managed container's runs that the kubelet still knows."""
+    origin: compatibility.Origin = compatibility.Origin()
+    """What is compared besides, and only the pod's object knows."""
+    secret_variables: tuple[str, ...] = ()
+    """What brings values of Secrets into the worker's environment."""
+    secrets_acknowledged: bool = False
     probe_delay_seconds: int = 0
     """Until then the kubelet cannot have found the managed container ready."""
 
@@ -93,6 +98,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     quiesce: dict[str, Any] | None = None
     wake: dict[str, Any] | None = None
     deleting: bool = False
+    secrets_acknowledged: bool = False
     reason: str = ""
     """Of the condition Ready, as is the message."""
     message: str = ""
@@ -140,6 +146,9 @@ def pod(item: Mapping[str, Any]) -> Pod | None:
         ending=_ending(metadata, status),
         container_id=_id(own.get("containerID")),
         exits=_exits(own),
+        origin=_origin(spec, container, own),
+        secret_variables=eligibility.secret_variables(container),
+        secrets_acknowledged=eligibility.acknowledged(metadata),
         probe_delay_seconds=_probe_delay(container),
     )
 
@@ -206,6 +215,7 @@ def checkpoint(item: Mapping[str, Any]) -> Checkpoint:
         quiesce=spec.get("quiesce"),
         wake=spec.get("wake"),
         deleting=bool(metadata.get("deletionTimestamp")),
+        secrets_acknowledged=eligibility.acknowledged(metadata),
         reason=ready.get("reason", ""),
         message=ready.get("message", ""),
     )
@@ -268,6 +278,63 @@ def _volumes(spec: Mapping[str, Any], container: Mapping[str, Any]) -> tuple[man
     if not any(volume.path == "/dev/shm" for volume in found):  # noqa: S108 - the pod's own
         found.append(manifest.Volume(path="/dev/shm", exclusive=not others))  # noqa: S108
     return tuple(found)
+
+
+def _origin(
+    spec: Mapping[str, Any], container: Mapping[str, Any], status: Mapping[str, Any]
+) -> compatibility.Origin:
+    variables, every = {}, ""
+    for entry in container.get("env") or []:
+        source = entry.get("valueFrom") or {}
+        known = {"secretKeyRef": "secret", "configMapKeyRef": "configMap"}
+        variables[entry["name"]] = next((known[key] for key in known if key in source), "")
+    for entry in container.get("envFrom") or []:
+        every = "secret" if every == "secret" or "secretRef" in entry else "configMap"
+    volumes, changing = {}, {}
+    by_name = {v["name"]: v for v in spec.get("volumes") or []}
+    for mount in container.get("volumeMounts") or []:
+        volume = by_name.get(mount["name"], {})
+        point = _clean(mount["mountPath"])
+        volumes[point] = _volume_kind(volume)
+        changing[point] = _changing(volume)
+    image = str(container.get("image", "")) if "@" in str(container.get("image", "")) else ""
+    return compatibility.Origin(
+        image_digest=(image or str(status.get("imageID", ""))).rpartition("@")[2],
+        variables=variables,
+        every_variable=every,
+        volumes=volumes,
+        changing={point: paths for point, paths in changing.items() if paths},
+    )
+
+
+def _volume_kind(volume: Mapping[str, Any]) -> str:
+    """How contents of a volume are compared; see `compatibility.Origin`."""
+    if "secret" in volume or "configMap" in volume:
+        return "secret" if "secret" in volume else "configMap"
+    if "projected" in volume:
+        sources = (volume["projected"] or {}).get("sources") or []
+        # The API server's own volume: a token, and what belongs to the cluster.
+        if str(volume.get("name", "")).startswith("kube-api-access-"):
+            return "changing"
+        for kind in ("secret", "configMap"):
+            if any(kind in source for source in sources):
+                return kind
+        return "changing"
+    if "downwardAPI" in volume:
+        return "changing"
+    return "node" if {"emptyDir", "hostPath"} & volume.keys() else "shared"
+
+
+def _changing(volume: Mapping[str, Any]) -> list[str]:
+    """Files of a projected volume that are another pod's in another pod."""
+    paths = []
+    for source in (volume.get("projected") or {}).get("sources") or []:
+        for key in ("serviceAccountToken", "clusterTrustBundle", "podCertificate"):
+            entry = source.get(key) or {}
+            paths += [entry[k] for k in ("path", "keyPath", "certificateChainPath") if k in entry]
+        items = (source.get("downwardAPI") or {}).get("items") or []
+        paths += [item["path"] for item in items]
+    return paths
 
 
 def _clean(path: str) -> str:

@@ -183,7 +183,12 @@ class Starts:
             pathlib.Path(self._settings.storage.pvc.basePath),
             "" if pod.namespace == self._own_namespace else pod.namespace,
         )
-        artifact = await asyncio.to_thread(decision.artifact, store, checkpoint, variant, pod)
+        artifact = await asyncio.to_thread(
+            decision.artifact,
+            *(store, checkpoint, variant, pod),
+            init_pid=caller.pid,
+            ignore=self._settings.ignoreDifferences,
+        )
         record = journal.Record(
             pod=f"{pod.namespace}/{pod.name}",
             state="restoring",

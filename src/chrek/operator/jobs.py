@@ -19,7 +19,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from chrek import config, errors, names, variant
+from chrek import config, eligibility, errors, names, variant
 from chrek.operator import place, podshape, templates
 
 Object = dict[str, Any]
@@ -138,10 +138,18 @@ def _template(
 ) -> Object:
     template: Object = copy.deepcopy(wanted.template)
     spec: Object = template["spec"]
+    metadata = checkpoint["metadata"]
     index = podshape.container_index(spec, wanted.container or None)
     container = spec["containers"][index]
     podshape.check(spec, container)
     _check_others(spec, container)
+    acknowledged = eligibility.acknowledged(metadata) or eligibility.acknowledged(
+        template.get("metadata") or {}
+    )
+    eligibility.check_secrets(
+        eligibility.secret_variables(container),
+        allowed=acknowledged or settings.envFromSecrets == config.EnvFromSecrets.ALLOW,
+    )
     command = variant.worker_command(container)
     if not container.get("command"):
         raise errors.UnsupportedError(
@@ -170,6 +178,7 @@ def _template(
         **((template.get("metadata") or {}).get("annotations") or {}),
         names.ANNOTATION_CAPTURE: json.dumps(capture, sort_keys=True),
         names.ANNOTATION_CONTAINER: container["name"],
+        **({names.ANNOTATION_ACKNOWLEDGE_SECRETS: "true"} if acknowledged else {}),
         "sidecar.istio.io/inject": "false",
         "linkerd.io/inject": "disabled",
         "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
