@@ -60,6 +60,8 @@ def serve(requests, answers):
     reader.start()
 
     class Handler(http.server.BaseHTTPRequestHandler):
+        timeout = 1  # of whoever connects and asks nothing
+
         def do_GET(self):
             if self.path == "/ready":
                 if made:

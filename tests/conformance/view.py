@@ -24,7 +24,7 @@ STATUS = (
     *("CapAmb", "NoNewPrivs", "Seccomp", "Seccomp_filters"),
 )
 """Lines of /proc/PID/status that are compared."""
-FDINFO = ("flags", "pos", "eventfd-count", "sigmask", "clockid", "ticks", "tfd", "inotify", "lock")
+FDINFO = ("flags", "pos", "eventfd-count", "sigmask", "clockid", "tfd", "inotify", "lock")
 FROM_NAMESPACE = ("NSpid", "NSpgid", "NSsid")
 _NUMBERED = re.compile(r"^(socket|pipe):\[(\d+)\]$")
 _REMAPPED = re.compile(r"(\.cr\.[0-9a-f]+\.ghost|link_remap\.\d+)")

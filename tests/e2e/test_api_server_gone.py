@@ -16,9 +16,31 @@ from devcluster import control_plane
 from devcluster.cache import Cache
 from devcluster.processes import Process, Records
 from e2e import node, place, tiny
-from showcase import cluster, example, pods
+from showcase import cluster, example, pods, setup
 
-AWAY_SECONDS = 15
+AWAY_SECONDS = 5
+CANARY = {
+    "apiVersion": "batch/v1",
+    "kind": "Job",
+    "metadata": {"name": "canary"},
+    "spec": {
+        "template": {
+            "spec": {
+                "restartPolicy": "Never",
+                "terminationGracePeriodSeconds": 0,
+                "containers": [
+                    {
+                        "name": "main",
+                        "image": setup.image("chrek"),
+                        "command": ["true"],
+                        "imagePullPolicy": "IfNotPresent",
+                    }
+                ],
+            }
+        }
+    },
+}
+"""Done once the cluster's controllers, scheduler and kubelets are back, each in its own time."""
 
 
 class ApiServer:
@@ -49,6 +71,20 @@ def kept_away() -> Iterator[ApiServer]:
         yield server
     finally:
         server.start()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def well_again(here: place.Place) -> Iterator[None]:
+    """What comes after these tests finds a cluster that works."""
+    yield
+    here.live.apply(CANARY, namespace=here.namespace)
+    try:
+        here.live.kubectl(
+            "wait", "job/canary", f"--namespace={here.namespace}", "--for=condition=Complete",
+            "--timeout=180s", timeout=200,
+        )  # fmt: skip
+    finally:
+        here.remove("job/canary")
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,8 @@
 import signal
 import time
 
+OPTIONS = {"differs": {"/status/ShdPnd": "an alarm may be on its way"}}
+
 
 def setup():
     counts = {"alarms": 0, "users": 0}

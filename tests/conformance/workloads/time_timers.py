@@ -7,6 +7,7 @@ import time
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 ABSTIME = 1
+OPTIONS = {"differs": {"/status/ShdPnd": "a tick may be on its way"}}
 
 
 def timer(clock, number, first, interval, flags=0):
