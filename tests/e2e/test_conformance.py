@@ -18,7 +18,7 @@ import pytest
 from chrek import procfs
 from conformance import harness, view, workload
 from e2e import node, place, tiny
-from showcase import cluster
+from showcase import cluster, setup
 
 AT_ONCE = 6
 MEMORY = {"medium": "Memory"}
