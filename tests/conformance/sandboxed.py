@@ -24,6 +24,12 @@ from system import sandbox
 LOG = log.get(__name__)
 HASH = "0123456789abcdef"
 VOLUMES = (manifest.Volume(path="/dev/shm", exclusive=True),)
+ADDRESSES = {
+    "source": ("10.99.0.5/24", "fd00:99::5/64"),
+    "target": ("10.99.7.9/24", "fd00:99:7::9/64"),
+}
+BOOT_SECONDS = {"source": 3 * 86400, "target": 0}
+"""The node of the capture has run for longer: its clocks are ahead of the other's."""
 _CLONE_NEWNET = 0x40000000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -83,12 +89,24 @@ def staging(folder: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(path)], check=True)
 
 
+def container(workload: Workload, folder: Path, name: str, *argv: str) -> sandbox.Container:
+    return sandbox.Container(
+        folder / name,
+        name,
+        *argv,
+        user=workload.options.user,
+        groups=workload.options.groups,
+        addresses=ADDRESSES[name],
+        boot_seconds=BOOT_SECONDS[name],
+    )
+
+
 def capture(
     workload: Workload, folder: Path, store: stores.Store
 ) -> tuple[Object, Object, stores.Artifact]:
     """Run a workload and capture it: answers, outside view, artifact."""
     argv = ("--source", "--", *workload.command)
-    made = sandbox.Container(folder / "source", "source", *argv, user=workload.options.user)
+    made = container(workload, folder, "source", *argv)
     try:
         assert made.receive() == "chrek 1 source"
         pidfd = os.pidfd_open(made.pid)
@@ -116,12 +134,13 @@ def capture(
         shutil.rmtree(folder / "source", ignore_errors=True)
 
 
-def restored(
+@contextlib.contextmanager
+def restoring(
     workload: Workload, folder: Path, artifact: stores.Artifact
-) -> tuple[Object, Object, list[str]]:
-    """Restore a workload: answers, outside view, namespaces that are not the container's."""
+) -> Iterator[sandbox.Container]:
+    """A container with the workload restored in it."""
     argv = ("--wait", "20", "--", "false")
-    target = sandbox.Container(folder / "target", "target", *argv, user=workload.options.user)
+    target = container(workload, folder, "target", *argv)
     try:
         assert target.receive() == "chrek 1 start"
         target.send(f"restoring 30 {artifact.manifest.rootPid} exit")
@@ -133,8 +152,8 @@ def restored(
                 progress=lambda step: target.send(f"progress {step}"),
             )
         target.send("restored")
-        seen, strangers = view.settled(target.pid), view.namespaces(target.pid)
-        return check(target.pid), seen, strangers
+        yield target
     finally:
         target.stop()
         shutil.rmtree(folder / "target", ignore_errors=True)
+        shutil.rmtree(folder / "staging", ignore_errors=True)

@@ -15,6 +15,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from chrek import process, procfs
 
@@ -42,11 +43,20 @@ ln -s pts/ptmx dev/ptmx
 mount -t mqueue mqueue dev/mqueue
 mount --bind "$DIRECTORY/chrek" chrek
 ip link set lo up
+if [ -n "$ADDRESSES" ]; then
+    ip link add eth0 type veth peer name wire
+    ip link set wire up
+    ip link set eth0 up
+    for address in $ADDRESSES; do ip address add "$address" dev eth0 nodad; done
+    ip route add default dev eth0
+    ip -6 route add default dev eth0
+fi
 hostname "$HOSTNAME"
+eval "$PREPARE"
 pivot_root . old
 umount -l /old
 rmdir /old
-unset DIRECTORY LOWER
+unset DIRECTORY LOWER ADDRESSES PREPARE
 exec "$@" </dev/null
 """
 
@@ -61,8 +71,20 @@ class Container:
         *init_argv: str,
         user: int = 0,
         before: Sequence[str] = (),
+        groups: Sequence[int] = (),
+        addresses: Sequence[str] = (),
+        boot_seconds: int = 0,
+        prepare: str = "",
     ) -> None:
-        """Start one; `before` is a program in the container that executes its arguments."""
+        """Start one.
+
+        Args:
+            before: a program in the container that executes its arguments.
+            groups: supplementary groups of a user that is not root.
+            addresses: of the pod, each with its prefix length.
+            boot_seconds: how much longer than this machine the container's node has run.
+            prepare: a line for the shell, run in what will be the root directory.
+        """
         self.directory = directory
         for part in ("upper", "work", "root", "chrek"):
             (directory / part).mkdir(parents=True)
@@ -73,9 +95,12 @@ class Container:
         listener.listen()
         listener.settimeout(10)
         argv = ["unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--fork"]
+        if boot_seconds:
+            argv += ["--time", f"--boottime={boot_seconds}", f"--monotonic={boot_seconds}"]
         argv += ["--propagation", "private", "sh", "-c", _START, "sh"]
         if user:
-            argv += ["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"]
+            argv += ["setpriv", f"--reuid={user}", f"--regid={user}"]
+            argv += [f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups"]
         argv += [*before, "/chrek/chrek-init", *init_argv]
         self._unshare = subprocess.Popen(
             argv,
@@ -87,6 +112,8 @@ class Container:
                 "HOSTNAME": name,
                 "DIRECTORY": str(directory),
                 "LOWER": str(ROOT),
+                "ADDRESSES": " ".join(addresses),
+                "PREPARE": prepare,
             },
         )
         self.output = ""
@@ -166,8 +193,9 @@ def container(
     *init_argv: str,
     user: int = 0,
     before: Sequence[str] = (),
+    **more: Any,
 ) -> Iterator[Container]:
-    made = Container(directory / name, name, *init_argv, user=user, before=before)
+    made = Container(directory / name, name, *init_argv, user=user, before=before, **more)
     try:
         yield made
     finally:
