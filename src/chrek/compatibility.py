@@ -59,7 +59,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     image: str = ""
     """The reference, as the pod has it."""
     imageDigest: str = ""
-    """`sha256:…` of what runs, as the kubelet reports it."""
+    """`sha256:…` of what runs, as the kubelet reports it; `id:…` where no registry had it."""
     command: list[str] = []
     environment: dict[str, str] = {}
     """Name -> digest of the value in the pod's spec, or of the reference that stands there."""
@@ -129,6 +129,12 @@ class Fact:
 
 def _equal(captured: Any, present: Any) -> str:
     return "" if captured == present else f"captured {_show(captured)}, here {_show(present)}"
+
+
+def _digest(captured: str, present: str) -> str:
+    """An image's own id and the digest of its manifest cannot be held against each other."""
+    alike = captured.startswith("id:") == present.startswith("id:")
+    return _equal(captured, present) if alike else ""
 
 
 def _user(captured: User, present: User) -> str:
@@ -240,7 +246,7 @@ FACTS = (
     Fact("pageBytes", _equal, _R.PAGE_SIZE_DIFFERS, "page size",
          "make a checkpoint on nodes with this page size"),
     Fact("image", _equal, _R.IMAGE_DIFFERS, "image", f"{_AGAIN} image"),
-    Fact("imageDigest", _equal, _R.IMAGE_DIFFERS, "image digest",
+    Fact("imageDigest", _digest, _R.IMAGE_DIFFERS, "image digest",
          "the tag was moved: name the image by digest, or make the checkpoint again"),
     Fact("command", _equal, _R.COMMAND_DIFFERS, "command", f"{_AGAIN} command and args"),
     Fact("environment", _same_keys, _R.ENVIRONMENT_DIFFERS, "environment variables",

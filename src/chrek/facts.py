@@ -34,6 +34,8 @@ _FEATURES = re.compile(
 """Of the flags in /proc/cpuinfo those that programs can see and use."""
 _LINK = re.compile(r"_SERVICE_HOST$")
 _LINKS = r"_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$"
+_RUNTIMES = re.compile(r"/(proc|sys|dev/nvidia[^/]*)(/|$)")
+"""Mount points that are a runtime's own, such as those of the GPUs that a pod got."""
 _CHANGING = frozenset({"HOSTNAME", "NVIDIA_VISIBLE_DEVICES"})
 """Variables that a runtime sets for each container."""
 
@@ -115,7 +117,7 @@ def _common(
         values[kind][name] = filefacts.digest(value, salt)
     for kind, name, found in filefacts.of_mounts(root, mounts, origin, salt):
         values[kind][name] = found
-    gpus = _gpus(mounts)
+    models = gpus(root)
     return msgspec.structs.replace(
         declared,
         architecture=platform.machine(),
@@ -126,8 +128,8 @@ def _common(
         mounts=_mounts(mounts),
         sharedMemoryBytes=_shared_memory(root, mounts),
         user=compatibility.User(uids=[*status.uids], gids=[*status.gids], groups=[*status.groups]),
-        gpus=gpus,
-        gpuDriver=_driver() if gpus else "",
+        gpus=models,
+        gpuDriver=gpu_driver() if models else "",
         cpuFeatures=cpu_features(),
         signalFrameBytes=vector.get(_AT_MINSIGSTKSZ),
         pageBytes=vector.get(_AT_PAGESZ),
@@ -163,12 +165,12 @@ def _sourced(
 
 
 def _mounts(mounts: Sequence[procfs.Mount]) -> list[compatibility.Mount]:
-    """Every mount point once; what a runtime mounts over parts of /proc and /sys is its own."""
+    """Every mount point once, with what is on top."""
     top = {m.mount_point: m for m in mounts}
     return [
         compatibility.Mount(path=path, kind=filefacts.kind(mount), readOnly=mount.read_only)
         for path, mount in sorted(top.items())
-        if not path.startswith(("/proc", "/sys"))
+        if not _RUNTIMES.match(path)
     ]
 
 
@@ -220,7 +222,7 @@ def criu_version() -> str:
     return found[1].decode() if found else ""
 
 
-def _driver(version: pathlib.Path = pathlib.Path("/proc/driver/nvidia/version")) -> str:
+def gpu_driver(version: pathlib.Path = pathlib.Path("/proc/driver/nvidia/version")) -> str:
     """Branch of the NVIDIA kernel driver: the first part of its version."""
     try:
         found = re.search(r"\s(\d+)\.\d+", version.read_text())
@@ -229,19 +231,35 @@ def _driver(version: pathlib.Path = pathlib.Path("/proc/driver/nvidia/version"))
     return found[1] if found else ""
 
 
-def _gpus(
-    mounts: Sequence[procfs.Mount],
-    directory: pathlib.Path = pathlib.Path("/proc/driver/nvidia/gpus"),
+def gpus(
+    root: int, directory: pathlib.Path = pathlib.Path("/proc/driver/nvidia/gpus")
 ) -> list[str]:
-    """Models of the node's GPUs, for a container that has some of them."""
-    if not any(re.fullmatch(r"/dev/nvidia\d+", m.mount_point) for m in mounts):
+    """Model of each GPU whose device file a container has.
+
+    Args:
+        root: the container's root directory.
+        directory: where the NVIDIA kernel driver tells of its GPUs.
+    """
+    if not directory.exists():
         return []
-    models = set()
+    resolve = rootfd.RESOLVE_IN_ROOT | rootfd.RESOLVE_NO_MAGICLINKS | rootfd.RESOLVE_NO_SYMLINKS
+    try:
+        fd = rootfd.open_below(root, "/dev", os.O_RDONLY | os.O_DIRECTORY, resolve=resolve)
+    except OSError:
+        return []
+    try:
+        devices = set(os.listdir(fd))
+    finally:
+        os.close(fd)
+    models = []
     for path in directory.glob("*/information"):
         with contextlib.suppress(OSError):
-            found = re.search(r"^Model:\s*(.+?)\s*$", path.read_text(), re.MULTILINE)
-            models.add(found[1] if found else "")
-    return sorted(models - {""})
+            text = path.read_text()
+            lines = (line.partition(":") for line in text.splitlines())
+            about = {key.strip(): value.strip() for key, _, value in lines}
+            if f"nvidia{about.get('Device Minor')}" in devices:
+                models.append(about.get("Model", ""))
+    return sorted(models)
 
 
 def memory_limit(pid: int, root: pathlib.Path = cgroups.ROOT) -> int | None:

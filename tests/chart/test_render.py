@@ -102,6 +102,16 @@ def test_the_operator_makes_deletion_jobs_that_agents_could_be(documents, tmp_pa
     assert context["allowPrivilegeEscalation"] is False
 
 
+def test_secrets_need_an_acknowledgement_in_both_programs(helm, tmp_path):
+    """The operator refuses before it makes a Job, the agent before it freezes a pod."""
+    documents = helm.template("--set=secrets.envFromSecrets=RequireAcknowledgement")
+    (found,) = rendered.maps_with(documents, "agent.yaml")
+    write(tmp_path, found)
+    wanted = config.EnvFromSecrets.REQUIRE_ACKNOWLEDGEMENT
+    for name, kind in (("agent", config.AgentConfig), ("operator", config.OperatorConfig)):
+        assert config.load(tmp_path / f"{name}.yaml", kind).envFromSecrets == wanted
+
+
 def test_the_hooks_load_their_configuration(documents, tmp_path):
     maps = rendered.maps_with(documents, "hooks.yaml")
     if not rendered.of_kind(documents, "Job"):

@@ -146,6 +146,8 @@ def test_every_value_that_is_read_exists():
         (["--set=agent.logLevel=loud"], "value must be one of"),
         (["--set=agent.httpPort=70000"], "maximum: got 70,000, want 65,535"),
         (["--set=agent.maxConcurrentOperations=0"], "minimum: got 0, want 1"),
+        (["--set=agent.ignoreDifferences={images}"], "value must be one of"),
+        (["--set=secrets.envFromSecrets=Never"], "value must be one of"),
         (["--set=agent.dumpTimeoutSeconds=5m"], "got string, want integer"),
         (["--set=agent.updateStrategy.maxUnavailable=0%"], "does not match pattern"),
         (['--set-json=agent.nodeSelector={"a":true}'], "got boolean, want string"),

@@ -507,3 +507,38 @@ async def test_a_named_pod_that_was_started_cold(scene, dumping, monkeypatch):
     assert len(refused()) == 2
     refusing.cancel()
     await serving.end()
+
+
+WITH_SECRET = msgspec.structs.replace(JOB, secret_variables=("TOKEN",))
+REQUIRED = config.EnvFromSecrets.REQUIRE_ACKNOWLEDGEMENT
+ACKNOWLEDGED = {
+    "by the pod": ({"secrets_acknowledged": True}, {}),
+    "by the checkpoint": ({}, {"secrets_acknowledged": True}),
+    "there are none": ({"secret_variables": ()}, {}),
+}
+
+
+async def test_secrets_that_are_not_acknowledged(scene, dumping):
+    requests = dumping()
+    scene.settings = msgspec.structs.replace(scene.settings, envFromSecrets=REQUIRED)
+    scene.pod = WITH_SECRET
+    task = await scene.started(LLM)
+    scene.ready()
+    assert (await scene.init.read()).startswith("failed SecretsNotAcknowledged ")
+    await task
+    assert not requests
+    (result,) = scene.reporter.results
+    assert result["reason"] == "SecretsNotAcknowledged"
+    assert "TOKEN" in result["message"]
+
+
+@pytest.mark.parametrize(("pod", "checkpoint_"), ACKNOWLEDGED.values(), ids=list(ACKNOWLEDGED))
+async def test_secrets_that_are_acknowledged(scene, dumping, pod, checkpoint_):
+    requests = dumping("captured")
+    scene.settings = msgspec.structs.replace(scene.settings, envFromSecrets=REQUIRED)
+    scene.pod = msgspec.structs.replace(WITH_SECRET, **pod)
+    task = await scene.started(msgspec.structs.replace(LLM, **checkpoint_))
+    scene.ready()
+    assert await scene.init.read("committed") == "committed"
+    await task
+    assert len(requests) == 1

@@ -306,3 +306,107 @@ def test_a_pod_that_its_checkpoint_is_made_from():
     item["metadata"]["annotations"]["nvidia.com/chrek-capture-source"] = "worker"
     item["status"]["podIP"] = "10.0.0.7"
     assert (objects.pod(item).capture_source, objects.pod(item).ip) == ("worker", "10.0.0.7")
+
+
+VOLUMES = [
+    ({"secret": {"secretName": "s"}}, "secret"),
+    ({"configMap": {"name": "c"}}, "configMap"),
+    ({"projected": {"sources": [{"configMap": {}}, {"secret": {}}]}}, "secret"),
+    ({"projected": {"sources": [{"configMap": {}}]}}, "configMap"),
+    ({"projected": {"sources": [{"serviceAccountToken": {"path": "t"}}]}}, "changing"),
+    ({"downwardAPI": {}}, "changing"),
+    ({"emptyDir": {}}, "node"),
+    ({"hostPath": {"path": "/x"}}, "node"),
+    ({"persistentVolumeClaim": {"claimName": "c"}}, "shared"),
+    ({"image": {"reference": "models:1"}}, "shared"),
+    ({"nfs": {}}, "shared"),
+]
+
+
+def origin(volume=None, *, image="llm:1", image_id=None, **container):
+    item = copy.deepcopy(POD)
+    worker = item["spec"]["containers"][1]
+    worker.update(container, image=image)
+    if volume is not None:
+        item["spec"]["volumes"] = [{"name": "v", **volume}]
+        worker["volumeMounts"] = [{"name": "v", "mountPath": "/data/"}]
+    if image_id is not None:
+        item["status"]["containerStatuses"][1]["imageID"] = image_id
+    return objects.pod(item).origin
+
+
+@pytest.mark.parametrize(("volume", "kind"), VOLUMES)
+def test_how_a_volume_is_compared(volume, kind):
+    assert origin(volume).volumes == {"/data": kind}
+
+
+def test_the_api_servers_own_volume_is_not_compared():
+    volume = {"name": "kube-api-access-x", "projected": {"sources": [{"configMap": {}}]}}
+    item = copy.deepcopy(POD)
+    item["spec"]["volumes"] = [volume]
+    mount = {"name": volume["name"], "mountPath": "/var/run/secrets/kubernetes.io/serviceaccount"}
+    item["spec"]["containers"][1]["volumeMounts"] = [mount]
+    assert set(objects.pod(item).origin.volumes.values()) == {"changing"}
+
+
+def test_files_of_a_projected_volume_that_are_another_pods():
+    sources = [
+        {"secret": {}},
+        {"serviceAccountToken": {"path": "token"}},
+        {"clusterTrustBundle": {"path": "ca.pem"}},
+        {"downwardAPI": {"items": [{"path": "labels"}, {"path": "inner/name"}]}},
+    ]
+    found = origin({"projected": {"sources": sources}})
+    assert found.changing == {"/data": ["token", "ca.pem", "labels", "inner/name"]}
+
+
+DIGEST = "sha256:" + "a" * 64
+
+
+@pytest.mark.parametrize(
+    ("image", "image_id", "wanted"),
+    [
+        ("llm:1", f"registry/llm@{DIGEST}", DIGEST),
+        ("llm:1", DIGEST, f"id:{DIGEST}"),
+        ("llm:1", "", ""),
+        ("llm:1", None, ""),
+        (f"llm@{DIGEST}", None, DIGEST),
+        (f"llm:1@{DIGEST}", f"x@sha256:{'b' * 64}", DIGEST),
+    ],
+)
+def test_the_digest_of_what_runs(image, image_id, wanted):
+    assert origin(image=image, image_id=image_id).image_digest == wanted
+
+
+def test_where_variables_come_from():
+    env = [
+        {"name": "P", "value": "1"},
+        ref("secretKeyRef", name="s", key="k"),
+        {"name": "C", "valueFrom": {"configMapKeyRef": {}}},
+        {"name": "F", "valueFrom": {"fieldRef": {}}},
+    ]
+    found = origin(env=env)
+    assert found.variables == {"P": "", "A": "secret", "C": "configMap", "F": ""}
+    assert found.every_variable == ""
+    secret, config = {"secretRef": {"name": "s"}}, {"configMapRef": {"name": "c"}}
+    for given, wanted in (
+        ([config], "configMap"),
+        ([secret], "secret"),
+        ([secret, config], "secret"),
+        ([config, secret], "secret"),
+    ):
+        assert origin(envFrom=given).every_variable == wanted
+
+
+def test_acknowledged_secrets():
+    item = copy.deepcopy(POD)
+    item["spec"]["containers"][1]["envFrom"] = [{"secretRef": {"name": "s"}}]
+    assert objects.pod(item).secret_variables == ("envFrom s",)
+    assert not objects.pod(item).secrets_acknowledged
+    yes = {"chrek.nvidia.com/acknowledge-secrets": "true"}
+    item["metadata"]["annotations"] = {**ANNOTATIONS, **yes}
+    assert objects.pod(item).secrets_acknowledged
+    made = {"metadata": {"name": "c", "namespace": "ns", "annotations": yes}}
+    assert objects.checkpoint(made).secrets_acknowledged
+    del made["metadata"]["annotations"]
+    assert not objects.checkpoint(made).secrets_acknowledged

@@ -32,6 +32,8 @@ BAD = [
     ({"httpPort": "8089"}, "$.httpPort"),
     ({"logLevel": "loud"}, "$.logLevel"),
     ({"htpPort": 1}, "htpPort"),
+    ({"envFromSecrets": "allow"}, "$.envFromSecrets"),
+    ({"ignoreDifferences": ["images"]}, "$.ignoreDifferences"),
     ({"storage": {"type": "s3"}}, "$.storage.type"),
     ({"storage": {"pvc": {"name": "x"}}}, "$.storage.pvc"),
 ]

@@ -57,3 +57,52 @@ def test_the_agent_asks_again(spec, container, reason):
     assert pod is not None
     assert pod.refused is not None
     assert pod.refused[0] == reason
+
+
+SECRETS = {
+    "none": ({}, ()),
+    "plain and others": (
+        {
+            "env": [
+                {"name": "A", "value": "1"},
+                {"name": "B", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "k"}}},
+                {"name": "C", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+            ],
+            "envFrom": [{"configMapRef": {"name": "c"}}],
+        },
+        (),
+    ),
+    "one": (
+        {"env": [{"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k"}}}]},
+        ("TOKEN",),
+    ),
+    "all of one": ({"envFrom": [{"secretRef": {"name": "s"}}]}, ("envFrom s",)),
+    "absent lists": ({"env": None, "envFrom": None}, ()),
+}
+
+
+@pytest.mark.parametrize(("container", "found"), SECRETS.values(), ids=list(SECRETS))
+def test_what_brings_secrets_into_the_environment(container, found):
+    assert eligibility.secret_variables(container) == found
+
+
+def test_secrets_that_nobody_acknowledged():
+    eligibility.check_secrets([], allowed=False)
+    eligibility.check_secrets(["TOKEN"], allowed=True)
+    with pytest.raises(errors.UnsupportedError, match="values of Secrets: TOKEN") as caught:
+        eligibility.check_secrets(["TOKEN"], allowed=False)
+    assert caught.value.reason == names.Reason.SECRETS_NOT_ACKNOWLEDGED
+    assert 'chrek.nvidia.com/acknowledge-secrets: "true"' in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("annotations", "wanted"),
+    [(None, False), ({}, False), ({"a": "true"}, False)]
+    + [
+        ({names.ANNOTATION_ACKNOWLEDGE_SECRETS: value}, value == "true")
+        for value in ("true", "false", "", "True", "yes")
+    ],
+)
+def test_acknowledgements(annotations, wanted):
+    assert eligibility.acknowledged({"annotations": annotations}) is wanted
+    assert eligibility.acknowledged({}) is False

@@ -3,9 +3,10 @@
 import copy
 import json
 
+import msgspec
 import pytest
 
-from chrek import errors
+from chrek import config, errors
 from chrek.operator import jobs, pods, templates
 from fakes import operator
 
@@ -175,3 +176,39 @@ def test_the_pod_that_the_api_server_is_asked_about():
     assert pod["metadata"]["namespace"] == "ns"
     assert pod["spec"] == job["spec"]["template"]["spec"]
     assert "generateName" not in job["spec"]["template"]["metadata"]
+
+
+REQUIRED = msgspec.structs.replace(
+    operator.SETTINGS, envFromSecrets=config.EnvFromSecrets.REQUIRE_ACKNOWLEDGEMENT
+)
+TOKEN = {"name": "TOKEN", "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
+
+
+def with_secret(*, item=None, pod=None):
+    made = checkpoint({"containers": [{**MAIN, "env": [TOKEN]}]}, metadata={"annotations": pod})
+    made["metadata"]["annotations"] = item
+    return made
+
+
+def build_with(item, settings):
+    section = item["spec"]["job"]
+    wanted = templates.wanted(section["podTemplateSpec"], job=section)
+    return jobs.build(item, wanted, ENTRY, identity_hash=HASH, settings=settings, own="ns")
+
+
+ACKNOWLEDGED = {"chrek.nvidia.com/acknowledge-secrets": "true"}
+
+
+def test_secrets_that_are_not_acknowledged():
+    build_with(with_secret(), operator.SETTINGS)
+    build_with(checkpoint(), REQUIRED)
+    with pytest.raises(errors.UnsupportedError, match="Secrets: TOKEN") as caught:
+        build_with(with_secret(), REQUIRED)
+    assert caught.value.reason == "SecretsNotAcknowledged"
+
+
+@pytest.mark.parametrize("where", ["item", "pod"])
+def test_secrets_that_are_acknowledged(where):
+    job = build_with(with_secret(**{where: ACKNOWLEDGED}), REQUIRED)
+    # The agent asks again, and sees the pod.
+    assert ACKNOWLEDGED.items() <= job["spec"]["template"]["metadata"]["annotations"].items()

@@ -297,14 +297,23 @@ def _origin(
         point = _clean(mount["mountPath"])
         volumes[point] = _volume_kind(volume)
         changing[point] = _changing(volume)
-    image = str(container.get("image", "")) if "@" in str(container.get("image", "")) else ""
+    image = str(container.get("image", ""))
     return compatibility.Origin(
-        image_digest=(image or str(status.get("imageID", ""))).rpartition("@")[2],
+        image_digest=_digest(image if "@" in image else str(status.get("imageID") or "")),
         variables=variables,
         every_variable=every,
         volumes=volumes,
         changing={point: paths for point, paths in changing.items() if paths},
     )
+
+
+def _digest(reference: str) -> str:
+    """Digest of an image: of its manifest, or marked as `id:`, as of one that a registry never had.
+
+    The kubelet does not report the first until the container has run for about a second.
+    """
+    repository, _, digest = reference.rpartition("@")
+    return digest if repository or not digest else f"id:{digest}"
 
 
 def _volume_kind(volume: Mapping[str, Any]) -> str:
