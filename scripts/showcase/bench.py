@@ -31,7 +31,7 @@ def main(description: str | None) -> int:
     options = parser.parse_args()
     run: Callable[[argparse.Namespace], Object] = options.run
     for number in SIGNALS:
-        signal.signal(number, _interrupt)
+        signal.signal(number, interrupt)
     try:
         report = run(options)
     except errors.ShowError as err:
@@ -47,7 +47,7 @@ def main(description: str | None) -> int:
     return 0
 
 
-def _interrupt(*_: object) -> None:
+def interrupt(*_: object) -> None:
     """Unwind the stack, so that what was made is removed; further signals do not stop that."""
     for number in SIGNALS:
         signal.signal(number, signal.SIG_IGN)

@@ -93,10 +93,12 @@ def run(live: cluster.Cluster, size: str) -> Result:
     return result
 
 
-def wait_for_checkpoint(live: cluster.Cluster, llm: example.Example) -> example.Object:
+def wait_for_checkpoint(
+    live: cluster.Cluster, llm: example.Example, *, timeout: float = START_TIMEOUT
+) -> example.Object:
     """Follow the checkpoint until it is Ready; each phase is shown as kubectl prints it."""
     shown = ""
-    deadline = time.monotonic() + START_TIMEOUT
+    deadline = time.monotonic() + timeout
     while True:
         found = llm.checkpoint()
         phase = example.phase(found)

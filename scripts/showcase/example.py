@@ -21,10 +21,11 @@ class Example:
 
     live: cluster.Cluster
     namespace: str = setup.NAMESPACE
+    name: str = NAME
 
     @property
     def graph_path(self) -> str:
-        return f"{GROUP}/namespaces/{self.namespace}/dynamographdeployments/{NAME}"
+        return f"{GROUP}/namespaces/{self.namespace}/dynamographdeployments/{self.name}"
 
     @property
     def checkpoints_path(self) -> str:
@@ -49,14 +50,16 @@ class Example:
         """Delete the example and its checkpoint, and wait until both are gone."""
         here = f"--namespace={self.namespace}"
         hashes = self.hashes()
-        self.live.kubectl("delete", here, "dgd", NAME, "--ignore-not-found", "--timeout=120s")
+        self.live.kubectl("delete", here, "dgd", self.name, "--ignore-not-found", "--timeout=120s")
         for name in hashes:
             self.live.kubectl("delete", here, "dckpt", name, "--ignore-not-found", "--timeout=120s")
-        cluster.wait_until(lambda: not self.pods(), f"the pods of {NAME} are gone", timeout=120)
+        cluster.wait_until(
+            lambda: not self.pods(), f"the pods of {self.name} are gone", timeout=120
+        )
 
     def deploy(self, *, options: str = "") -> None:
         """Create the DynamoGraphDeployment; `options` are more options for the server."""
-        self._apply(f"{NAME}.yaml", options=options)
+        self._apply(f"{self.name}.yaml", options=options)
 
     def graph(self) -> Object | None:
         return self.live.get(self.graph_path)
@@ -101,7 +104,7 @@ class Example:
         """Set the replicas of the DynamoGraphDeployment, as a user would."""
         graph = self.graph()
         if graph is None:
-            raise errors.ShowError(f"there is no DynamoGraphDeployment {NAME}")
+            raise errors.ShowError(f"there is no DynamoGraphDeployment {self.name}")
         services = {name: {"replicas": replicas} for name in graph["spec"]["services"]}
         self.live.merge(self.graph_path, {"spec": {"services": services}})
 
@@ -114,7 +117,7 @@ class Example:
         found: str = cluster.wait_until(
             fresh,
             lambda: (
-                f"{NAME} has a pod besides {sorted(known) or 'none'}; "
+                f"{self.name} has a pod besides {sorted(known) or 'none'}; "
                 f"its DynamoGraphDeployment: {(self.graph() or {}).get('status')}"
             ),
             timeout=timeout,
@@ -125,7 +128,7 @@ class Example:
         """A Pod like the Deployment's that does not opt in: it starts cold, whatever is stored."""
         found = self.deployment()
         if found is None:
-            raise errors.ShowError(f"there is no Deployment of {NAME}")
+            raise errors.ShowError(f"there is no Deployment of {self.name}")
         spec = copy.deepcopy(found["spec"]["template"]["spec"])
         # A shell as PID 1 ignores SIGTERM; nobody waits half a minute for that.
         spec["terminationGracePeriodSeconds"] = 2
