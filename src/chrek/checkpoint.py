@@ -37,6 +37,7 @@ from chrek import (
     initfile,
     log,
     manifest,
+    mqueue,
     names,
     preflight,
     procfs,
@@ -162,7 +163,13 @@ def capture(
                 own_ipc=found.ipc,
                 deadline=deadline,
             ) as criu:
-                criu.dump(root_pid, notified, leave_running=wanted.leave_running, watched=watched)
+                criu.dump(
+                    root_pid,
+                    notified,
+                    leave_running=wanted.leave_running,
+                    watched=watched,
+                    external=found.external,
+                )
             if wanted.leave_running:
                 on_resumed()
                 finish()
@@ -316,6 +323,9 @@ def _archive(wanted: Capture, stage: stores.Stage, mounts: list[procfs.Mount]) -
             writer.add(index, fd)
         with open(stage.path / archive.INDEX, "xb", opener=_private) as file:
             file.write(writer.index())
+        if queues := mqueue.read(wanted.root_pid):
+            with open(stage.path / mqueue.NAME, "xb", opener=_private) as file:
+                file.write(mqueue.encode(queues))
         with (
             initfile.directory(root, mounts) as ours,
             open(stage.path / initfile.NAME, "xb", opener=_private) as file,

@@ -191,6 +191,8 @@ class Reason(enum.StrEnum):
     READY_TIMEOUT = "ReadyTimeout"
     HUGETLB = "HugetlbMemory"
     IO_URING = "IoUring"
+    IPC_SHARED = "SharedIpcObjects"
+    IPC_CONFLICT = "IpcConflict"
     PROCESSES_OUTSIDE_TREE = "ProcessesOutsideTree"
     WORKER_DIED = "WorkerDied"
     NEVER_READY = "NeverReady"

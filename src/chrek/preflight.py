@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Iterable
 
-from chrek import archive, errors, ipc, names, procfs, rootfd
+from chrek import archive, errors, hugetlb, ipc, mqueue, names, procfs, rootfd
 
 SEARCH_SECONDS = 10.0
 """How long the files that inotify watches are searched for, before anything is frozen."""
@@ -35,11 +35,13 @@ class Found:
 
     Attributes:
         watched: device (as mountinfo has it) and inode of what inotify descriptors watch.
-        ipc: there are System V objects in the tree's IPC namespace.
+        ipc: the tree has System V objects.
+        external: descriptors of message queues, by the names that CRIU has for them.
     """
 
     watched: frozenset[tuple[str, int]] = frozenset()
     ipc: bool = False
+    external: tuple[str, ...] = ()
 
 
 def look(root_pid: int) -> Found:
@@ -49,24 +51,26 @@ def look(root_pid: int) -> Found:
         UnsupportedError: something in it cannot be captured.
     """
     watched: set[tuple[str, int]] = set()
+    huge = hugetlb.devices(procfs.mounts(root_pid))
     for pid in procfs.tree(root_pid):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-            _check_memory(pid)
-            watched |= _check_descriptors(pid)
-    return Found(frozenset(watched), ipc=ipc.count(root_pid) > 0)
+            if hugetlb.is_mapped(pid, huge):
+                raise _hugetlb(pid)
+            watched |= _check_descriptors(pid, huge)
+    has_ipc = ipc.has_own(root_pid)
+    if has_ipc:
+        numbers = [item.number for item in ipc.objects(root_pid) if item.kind == "shm"]
+        if hugetlb.segments(root_pid, numbers, huge):
+            raise _hugetlb(root_pid)
+    return Found(frozenset(watched), has_ipc, tuple(mqueue.descriptors(root_pid)))
 
 
-def _check_memory(pid: int) -> None:
-    path = pathlib.Path(f"/proc/{pid}")
-    pages = re.search(r"^HugetlbPages:\s+(\d+) kB", (path / "status").read_text(), re.MULTILINE)
-    reserved = "/anon_hugepage" in (path / "maps").read_text(errors="replace")
-    if reserved or (pages and int(pages[1])):
-        raise _refused(
-            pid, "memory in hugetlb pages", names.Reason.HUGETLB, "use transparent huge pages"
-        )
+def _hugetlb(pid: int) -> errors.UnsupportedError:
+    hint = "use transparent huge pages"
+    return _refused(pid, "memory in hugetlb pages", names.Reason.HUGETLB, hint)
 
 
-def _check_descriptors(pid: int) -> set[tuple[str, int]]:
+def _check_descriptors(pid: int, huge: frozenset[int]) -> set[tuple[str, int]]:
     watched = set()
     for number in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(FileNotFoundError):
@@ -82,11 +86,8 @@ def _check_descriptors(pid: int) -> set[tuple[str, int]]:
                     *(pid, "an eventfd with EFD_SEMAPHORE", names.Reason.UNSUPPORTED),
                     "CRIU would restore it as a plain one",
                 )
-            elif target.startswith("/dev/mqueue/"):
-                raise _refused(
-                    *(pid, f"the message queue {target}", names.Reason.UNSUPPORTED),
-                    "CRIU knows no POSIX message queues",
-                )
+            elif target.startswith("/") and hugetlb.is_descriptor(pid, int(number), huge):
+                raise _hugetlb(pid)
     return watched
 
 

@@ -24,7 +24,7 @@ from chrek import (
     digest,
     errors,
     initfile,
-    ipc,
+    ipcstate,
     log,
     manifest,
     names,
@@ -96,15 +96,13 @@ def restore(
         with step("sockets"):
             _rewrite_sockets(staging, described, init_pid, logger)
         with step("files"):
-            removed = ipc.clear(init_pid, procfs.status(init_pid).uids[0])
-            if removed:
-                logger.info("System V objects of a container before removed", count=removed)
+            shared = ipcstate.prepare(staging, small, init_pid, logger)
             _put_files(small, described, init_pid, volumes, logger)
         with step("criu"):
             stack.enter_context(_page_files(artifact, staging))
             try:
                 _run_criu(
-                    *(described, init_pid, pidfd, staging, pages),
+                    *(described, init_pid, pidfd, staging, pages, shared),
                     deadline=begin + timeout_seconds,
                     progress=progress,
                     seconds=seconds,
@@ -115,11 +113,6 @@ def restore(
                     future.result()
                 raise
     return Restored(seconds=seconds, total_seconds=round(time.monotonic() - begin, 6))
-
-
-def _has_ipc(described: manifest.Manifest) -> bool:
-    """Whether CRIU dumped the IPC namespace, which it does only when there is something in it."""
-    return any(file.name.startswith(f"{stores.IMAGES}/ipcns-") for file in described.files)
 
 
 def _is_pages(file: manifest.File) -> bool:
@@ -273,6 +266,7 @@ def _run_criu(
     pidfd: int,
     staging: pathlib.Path,
     pages: list[concurrent.futures.Future[None]],
+    shared: ipcstate.Prepared,
     *,
     deadline: float,
     progress: Callable[[str], None],
@@ -304,9 +298,10 @@ def _run_criu(
         def notified(script: str, _pid: int) -> None:
             progress(script)
             if script == "post-restore":
+                shared.mend()
                 begin = time.monotonic()
                 for future in pages:
                     future.result(timeout=max(0.001, deadline - time.monotonic()))
                 seconds["verify_wait"] = round(time.monotonic() - begin, 6)
 
-        criu.restore(notified, inherit=inherit, ipc=_has_ipc(described))
+        criu.restore(notified, inherit=inherit, ipc=shared.images is not None)

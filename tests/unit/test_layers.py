@@ -13,7 +13,7 @@ LAYERS = [
     ["agent", "operator", "hooks"],
     ["checkpoint", "restore", "prune"],
     ["facts"],
-    ["preflight", "privilege", "inside", "filefacts"],
+    ["ipcstate", "preflight", "privilege", "inside", "filefacts"],
     [
         "criu",
         "cuda",
@@ -27,9 +27,11 @@ LAYERS = [
         "cgroups",
         "initfile",
         "ipc",
+        "mqueue",
     ],
     ["removal"],
-    ["digest", "inode", "podtemplate", "rootfd"],
+    ["hugetlb"],
+    ["digest", "inode", "ipcns", "podtemplate", "rootfd"],
     [
         "identity",
         "manifest",

@@ -275,16 +275,18 @@ class SeccompEntry(_message.Message):
     def __init__(self, seccomp_filters: _Optional[_Iterable[_Union[SeccompFilter, _Mapping]]] = ...) -> None: ...
 
 class RegFileEntry(_message.Message):
-    __slots__ = ("id", "flags", "name", "size")
+    __slots__ = ("id", "flags", "name", "size", "ext")
     ID_FIELD_NUMBER: _ClassVar[int]
     FLAGS_FIELD_NUMBER: _ClassVar[int]
     NAME_FIELD_NUMBER: _ClassVar[int]
     SIZE_FIELD_NUMBER: _ClassVar[int]
+    EXT_FIELD_NUMBER: _ClassVar[int]
     id: int
     flags: int
     name: str
     size: int
-    def __init__(self, id: _Optional[int] = ..., flags: _Optional[int] = ..., name: _Optional[str] = ..., size: _Optional[int] = ...) -> None: ...
+    ext: bool
+    def __init__(self, id: _Optional[int] = ..., flags: _Optional[int] = ..., name: _Optional[str] = ..., size: _Optional[int] = ..., ext: _Optional[bool] = ...) -> None: ...
 
 class InetSkEntry(_message.Message):
     __slots__ = ("id", "ino", "family", "type", "proto", "state", "src_port", "dst_port", "src_addr", "dst_addr")
@@ -333,3 +335,91 @@ class FileEntry(_message.Message):
     isk: InetSkEntry
     pipe: PipeEntry
     def __init__(self, type: _Optional[int] = ..., id: _Optional[int] = ..., reg: _Optional[_Union[RegFileEntry, _Mapping]] = ..., isk: _Optional[_Union[InetSkEntry, _Mapping]] = ..., pipe: _Optional[_Union[PipeEntry, _Mapping]] = ...) -> None: ...
+
+class IpcDescription(_message.Message):
+    __slots__ = ("key", "uid", "gid", "cuid", "cgid", "mode", "id")
+    KEY_FIELD_NUMBER: _ClassVar[int]
+    UID_FIELD_NUMBER: _ClassVar[int]
+    GID_FIELD_NUMBER: _ClassVar[int]
+    CUID_FIELD_NUMBER: _ClassVar[int]
+    CGID_FIELD_NUMBER: _ClassVar[int]
+    MODE_FIELD_NUMBER: _ClassVar[int]
+    ID_FIELD_NUMBER: _ClassVar[int]
+    key: int
+    uid: int
+    gid: int
+    cuid: int
+    cgid: int
+    mode: int
+    id: int
+    def __init__(self, key: _Optional[int] = ..., uid: _Optional[int] = ..., gid: _Optional[int] = ..., cuid: _Optional[int] = ..., cgid: _Optional[int] = ..., mode: _Optional[int] = ..., id: _Optional[int] = ...) -> None: ...
+
+class IpcSharedMemory(_message.Message):
+    __slots__ = ("desc", "size", "in_pagemaps", "hugetlb_flag")
+    DESC_FIELD_NUMBER: _ClassVar[int]
+    SIZE_FIELD_NUMBER: _ClassVar[int]
+    IN_PAGEMAPS_FIELD_NUMBER: _ClassVar[int]
+    HUGETLB_FLAG_FIELD_NUMBER: _ClassVar[int]
+    desc: IpcDescription
+    size: int
+    in_pagemaps: bool
+    hugetlb_flag: int
+    def __init__(self, desc: _Optional[_Union[IpcDescription, _Mapping]] = ..., size: _Optional[int] = ..., in_pagemaps: _Optional[bool] = ..., hugetlb_flag: _Optional[int] = ...) -> None: ...
+
+class IpcSemaphores(_message.Message):
+    __slots__ = ("desc", "nsems")
+    DESC_FIELD_NUMBER: _ClassVar[int]
+    NSEMS_FIELD_NUMBER: _ClassVar[int]
+    desc: IpcDescription
+    nsems: int
+    def __init__(self, desc: _Optional[_Union[IpcDescription, _Mapping]] = ..., nsems: _Optional[int] = ...) -> None: ...
+
+class IpcMessage(_message.Message):
+    __slots__ = ("mtype", "msize")
+    MTYPE_FIELD_NUMBER: _ClassVar[int]
+    MSIZE_FIELD_NUMBER: _ClassVar[int]
+    mtype: int
+    msize: int
+    def __init__(self, mtype: _Optional[int] = ..., msize: _Optional[int] = ...) -> None: ...
+
+class IpcQueue(_message.Message):
+    __slots__ = ("desc", "qbytes", "qnum")
+    DESC_FIELD_NUMBER: _ClassVar[int]
+    QBYTES_FIELD_NUMBER: _ClassVar[int]
+    QNUM_FIELD_NUMBER: _ClassVar[int]
+    desc: IpcDescription
+    qbytes: int
+    qnum: int
+    def __init__(self, desc: _Optional[_Union[IpcDescription, _Mapping]] = ..., qbytes: _Optional[int] = ..., qnum: _Optional[int] = ...) -> None: ...
+
+class IpcVariables(_message.Message):
+    __slots__ = ("sem_ctls", "msg_ctlmax", "msg_ctlmnb", "msg_ctlmni", "auto_msgmni", "shm_ctlmax", "shm_ctlall", "shm_ctlmni", "shm_rmid_forced", "mq_queues_max", "mq_msg_max", "mq_msgsize_max", "mq_msg_default", "mq_msgsize_default")
+    SEM_CTLS_FIELD_NUMBER: _ClassVar[int]
+    MSG_CTLMAX_FIELD_NUMBER: _ClassVar[int]
+    MSG_CTLMNB_FIELD_NUMBER: _ClassVar[int]
+    MSG_CTLMNI_FIELD_NUMBER: _ClassVar[int]
+    AUTO_MSGMNI_FIELD_NUMBER: _ClassVar[int]
+    SHM_CTLMAX_FIELD_NUMBER: _ClassVar[int]
+    SHM_CTLALL_FIELD_NUMBER: _ClassVar[int]
+    SHM_CTLMNI_FIELD_NUMBER: _ClassVar[int]
+    SHM_RMID_FORCED_FIELD_NUMBER: _ClassVar[int]
+    MQ_QUEUES_MAX_FIELD_NUMBER: _ClassVar[int]
+    MQ_MSG_MAX_FIELD_NUMBER: _ClassVar[int]
+    MQ_MSGSIZE_MAX_FIELD_NUMBER: _ClassVar[int]
+    MQ_MSG_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    MQ_MSGSIZE_DEFAULT_FIELD_NUMBER: _ClassVar[int]
+    sem_ctls: _containers.RepeatedScalarFieldContainer[int]
+    msg_ctlmax: int
+    msg_ctlmnb: int
+    msg_ctlmni: int
+    auto_msgmni: int
+    shm_ctlmax: int
+    shm_ctlall: int
+    shm_ctlmni: int
+    shm_rmid_forced: int
+    mq_queues_max: int
+    mq_msg_max: int
+    mq_msgsize_max: int
+    mq_msg_default: int
+    mq_msgsize_default: int
+    def __init__(self, sem_ctls: _Optional[_Iterable[int]] = ..., msg_ctlmax: _Optional[int] = ..., msg_ctlmnb: _Optional[int] = ..., msg_ctlmni: _Optional[int] = ..., auto_msgmni: _Optional[int] = ..., shm_ctlmax: _Optional[int] = ..., shm_ctlall: _Optional[int] = ..., shm_ctlmni: _Optional[int] = ..., shm_rmid_forced: _Optional[int] = ..., mq_queues_max: _Optional[int] = ..., mq_msg_max: _Optional[int] = ..., mq_msgsize_max: _Optional[int] = ..., mq_msg_default: _Optional[int] = ..., mq_msgsize_default: _Optional[int] = ...) -> None: ...

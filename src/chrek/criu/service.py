@@ -209,6 +209,7 @@ class Service:
         *,
         leave_running: bool = False,
         watched: Sequence[str] = (),
+        external: Sequence[str] = (),
     ) -> None:
         """Dump the tree below `pid` (its pid in the container).
 
@@ -216,6 +217,7 @@ class Service:
 
         Args:
             watched: paths that inotify descriptors watch and CRIU cannot find by itself.
+            external: files that CRIU notes and does not look at, by its names for them.
 
         Raises:
             CriuError: CRIU failed; the tree continues.
@@ -225,6 +227,7 @@ class Service:
         opts.tcp_skip_in_flight = True
         opts.leave_running = leave_running
         opts.irmap_scan_paths.extend(watched)
+        opts.external.extend(external)
         self._request(pb.Request(type=pb.DUMP, opts=opts), notified, "dump")
 
     def restore(
