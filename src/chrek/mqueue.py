@@ -241,11 +241,11 @@ def put(pid: int, uid: int, queues: list[Queue]) -> int:
         UnsupportedError: another container may have a queue of such a name, or the kernel refuses.
     """
     wanted = {queue.name for queue in queues}
-    shared = bool(ipcns.strangers(pid))
 
     def work() -> int:
         with _folder() as folder:
             present = set(os.listdir(folder))
+            shared = bool(present and ipcns.strangers(pid))
             if shared and present & wanted:
                 raise errors.UnsupportedError(
                     f"the message queue {min(present & wanted)} is there already, and may be"

@@ -1,6 +1,7 @@
 """The worker of the tests of IPC objects: makes them, then answers expressions over TCP."""
 
 import ctypes
+import mmap
 import os
 import signal
 import socket
@@ -125,6 +126,20 @@ def setup_notified():
 def setup_hugetlb():
     kept = made(LIBC.shmget(0, 2 << 20, CREATE | 0o4000 | 0o10000 | 0o600))
     return locals()
+
+
+def setup_mapped():
+    kept = mmap.mmap(-1, 2 << 20, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x44000)
+    return locals()
+
+
+def setup_memfd():
+    kept = os.memfd_create("huge", 4)
+    return locals()
+
+
+def setup_everything():
+    return {**setup_shared(), **setup_queues(), **setup_posix()}
 
 
 def setup_none():

@@ -176,6 +176,21 @@ def test_semaphores_and_queues(tmp_path: pathlib.Path, user: int) -> None:
         assert after == settings
 
 
+def test_a_restored_worker_is_captured_again(tmp_path: pathlib.Path) -> None:
+    what = artifact(tmp_path, "everything")
+    with target(tmp_path) as made:
+        put(what, made, tmp_path)
+        root = made.child(what.manifest.rootPid)
+        again = capture(made, root, tmp_path, leave_running=True)
+        (tmp_path / "target").rename(tmp_path / "first")
+    (tmp_path / "staging").rmdir()
+    with target(tmp_path) as made:
+        put(again, made, tmp_path)
+        assert made.request("read(kept), read(removed)") == "('keyed', 'gone')"
+        assert made.request("limit(queue), receive(queue, 2)") == "(4096, 'two')"
+        assert made.request("take(reader)") == "('high', 9)"
+
+
 @pytest.mark.parametrize("user", [0, 65532])
 def test_posix_queues(tmp_path: pathlib.Path, user: int) -> None:
     with source(tmp_path, "posix", user) as (made, root):
@@ -281,6 +296,8 @@ def test_objects_of_another_container_alone_are_no_obstacle(tmp_path: pathlib.Pa
     ("what", "reason", "words"),
     [
         ("hugetlb", names.Reason.HUGETLB, "hugetlb"),
+        ("mapped", names.Reason.HUGETLB, "hugetlb"),
+        ("memfd", names.Reason.HUGETLB, "hugetlb"),
         ("notified", names.Reason.UNSUPPORTED, "notified"),
     ],
 )

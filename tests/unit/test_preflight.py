@@ -21,7 +21,8 @@ sys.stdin.read()
 
 @pytest.fixture(autouse=True)
 def no_objects(monkeypatch):
-    monkeypatch.setattr("chrek.ipc.count", lambda pid: 0)
+    monkeypatch.setattr("chrek.ipc.has_own", lambda pid: False)
+    monkeypatch.setattr("chrek.mqueue.descriptors", lambda pid: [])
 
 
 @contextlib.contextmanager
@@ -39,9 +40,13 @@ def test_an_ordinary_process():
 
 
 def test_objects_of_the_namespace(monkeypatch):
-    monkeypatch.setattr("chrek.ipc.count", lambda pid: 3)
+    monkeypatch.setattr("chrek.ipc.has_own", lambda pid: True)
+    monkeypatch.setattr("chrek.ipc.objects", lambda pid: [])
+    monkeypatch.setattr("chrek.mqueue.descriptors", lambda pid: ["file[1f:2a]"])
     with running("") as pid:
-        assert preflight.look(pid).ipc
+        found = preflight.look(pid)
+    assert found.ipc
+    assert found.external == ("file[1f:2a]",)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +58,7 @@ def test_objects_of_the_namespace(monkeypatch):
             "HugetlbMemory",
             "memory in hugetlb pages",
         ),
+        ("fd = os.memfd_create('x', 4)", "HugetlbMemory", "memory in hugetlb pages"),
         ("fd = LIBC.eventfd(1, 1)", "Unsupported", "EFD_SEMAPHORE"),
         ("fd = LIBC.syscall(323, 1)", "Unsupported", "a userfaultfd"),
         (
