@@ -31,10 +31,10 @@ from chrek import (
     privilege,
     procfs,
     rootfd,
+    surroundings,
 )
 from chrek import store as stores
-from chrek.criu import images, service, sockets
-from chrek.criu import messages_pb2 as pb
+from chrek.criu import service
 
 RESTORE_LOG = "restore.log"
 _MS_BIND = 4096
@@ -94,7 +94,7 @@ def restore(
             cores = privilege.check(staging, procfs.status(init_pid), filters)
             privilege.relabel(staging, cores, procfs.lsm_label(init_pid))
         with step("sockets"):
-            _rewrite_sockets(staging, described, init_pid, logger)
+            surroundings.adapt(staging, described.source.addresses, init_pid, logger)
         with step("files"):
             shared = ipcstate.prepare(staging, small, init_pid, logger)
             _put_files(small, described, init_pid, volumes, logger)
@@ -178,28 +178,6 @@ def _read(fd: int, file: manifest.File) -> bytes:
         )
     with os.fdopen(os.dup(fd), "rb") as stream:
         return stream.read(file.size)
-
-
-def _rewrite_sockets(
-    staging: pathlib.Path, described: manifest.Manifest, init_pid: int, logger: log.Logger
-) -> None:
-    path = staging / "files.img"
-    entries = images.read(path, pb.FileEntry)
-    moved = _moved_addresses(described.source.addresses, procfs.addresses(init_pid))
-    closed, rewritten = sockets.rewrite(entries, moved)
-    if closed or rewritten:
-        path.write_bytes(images.encode(path.name, entries))
-    logger.debug("sockets", closed=closed, rewritten=rewritten)
-
-
-def _moved_addresses(old: list[str], new: list[str]) -> dict[str, str]:
-    """Old address -> new address, family by family in order."""
-    moved: dict[str, str] = {}
-    for is_v6 in (False, True):
-        before = [a for a in old if (":" in a) is is_v6]
-        after = [a for a in new if (":" in a) is is_v6]
-        moved.update(zip(before, after, strict=False))
-    return {a: b for a, b in moved.items() if a != b}
 
 
 def _put_files(

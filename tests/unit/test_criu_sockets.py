@@ -5,8 +5,9 @@ import struct
 
 import pytest
 
+from chrek import errors
+from chrek.criu import images, sockets
 from chrek.criu import messages_pb2 as pb
-from chrek.criu import sockets
 
 ESTABLISHED, CLOSE, LISTEN = 1, 7, 10
 OLD, NEW, OLD6, NEW6 = "10.1.0.5", "10.2.0.9", "fd00:1::5", "fd00:2::9"
@@ -157,3 +158,28 @@ def test_other_files_are_left_alone():
     before = entry.SerializeToString()
     assert sockets.rewrite([entry], MOVED) == (0, 0)
     assert entry.SerializeToString() == before
+
+
+def test_a_closed_connection_has_no_end_of_file():
+    entry = sock((OLD, 8000), ("10.9.9.9", 50000), state=8)
+    entry.isk.shutdown = 1
+    inside = [sock((OLD, 1), (OLD, 2)), sock((OLD, 2), (OLD, 1))]
+    inside[0].isk.shutdown = 1
+    sockets.rewrite([entry, *inside], {})
+    assert not entry.isk.HasField("shutdown")
+    assert inside[0].isk.shutdown == 1
+
+
+def test_what_was_never_sent_counts_as_sent():
+    name = "tcp-stream-7.img"
+    queues = b"received" + b"sent" + b"not sent"
+    made = images.encode(name, [pb.TcpStreamEntry(inq_len=8, outq_len=12, unsq_len=8)]) + queues
+    settled = sockets.settle(made, name)
+    stream, rest = images.head(settled, pb.TcpStreamEntry, name)
+    assert (stream.inq_len, stream.outq_len, stream.unsq_len) == (8, 12, 0)
+    assert rest == queues
+    assert sockets.settle(settled, name) is settled
+    with pytest.raises(errors.ArtifactError, match="0 entries"):
+        sockets.settle(made[:8], name)
+    with pytest.raises(errors.ArtifactError, match="inside an entry"):
+        sockets.settle(made[:14], name)

@@ -13,7 +13,7 @@ LAYERS = [
     ["agent", "operator", "hooks"],
     ["checkpoint", "restore", "prune"],
     ["facts"],
-    ["ipcstate", "preflight", "privilege", "inside", "filefacts"],
+    ["ipcstate", "preflight", "privilege", "inside", "filefacts", "surroundings"],
     [
         "criu",
         "cuda",

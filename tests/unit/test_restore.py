@@ -13,25 +13,6 @@ from fakes import projected
 
 LOG = log.get(__name__)
 
-MOVED = [
-    ([], ["10.0.0.2"], {}),
-    (["10.0.0.1"], [], {}),
-    (["10.0.0.1"], ["10.0.0.1"], {}),
-    (["10.0.0.1"], ["10.0.0.2"], {"10.0.0.1": "10.0.0.2"}),
-    (
-        ["10.0.0.1", "fd00::1"],
-        ["fd00::2", "10.0.0.2"],
-        {"10.0.0.1": "10.0.0.2", "fd00::1": "fd00::2"},
-    ),
-    (["fd00::1"], ["10.0.0.2"], {}),
-    (["10.0.0.1", "10.1.0.1"], ["10.0.0.2"], {"10.0.0.1": "10.0.0.2"}),
-]
-
-
-@pytest.mark.parametrize(("old", "new", "expected"), MOVED)
-def test_addresses_move_within_their_family(old, new, expected):
-    assert restore._moved_addresses(old, new) == expected
-
 
 @pytest.fixture
 def artifact(tmp_path):

@@ -23,6 +23,7 @@ MAGICS = {
     "core": 0x55053847,
     "seccomp": 0x64413049,
     "files": 0x56303138,
+    "tcp": 0x51465506,
 }
 MAX_BYTES = 256 << 20
 """No image that is decoded here comes near this; pages are never decoded."""
@@ -73,6 +74,15 @@ def decode(data: bytes, kind: type[MessageT], name: str) -> list[MessageT]:
         entries.append(entry)
         at += size
     return entries
+
+
+def head(data: bytes, kind: type[MessageT], name: str) -> tuple[MessageT, bytes]:
+    """The one entry of an image that goes on with bytes of no form, and those."""
+    size = struct.unpack_from("<I", data, 8)[0] if len(data) >= 12 else 0
+    entries = decode(data[: 12 + size], kind, name)
+    if len(entries) != 1:
+        raise errors.ArtifactError(f"{name}: {len(entries)} entries instead of one")
+    return entries[0], data[12 + size :]
 
 
 def encode(name: str, entries: Iterable[message.Message]) -> bytes:

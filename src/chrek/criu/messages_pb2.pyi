@@ -289,7 +289,7 @@ class RegFileEntry(_message.Message):
     def __init__(self, id: _Optional[int] = ..., flags: _Optional[int] = ..., name: _Optional[str] = ..., size: _Optional[int] = ..., ext: _Optional[bool] = ...) -> None: ...
 
 class InetSkEntry(_message.Message):
-    __slots__ = ("id", "ino", "family", "type", "proto", "state", "src_port", "dst_port", "src_addr", "dst_addr")
+    __slots__ = ("id", "ino", "family", "type", "proto", "state", "src_port", "dst_port", "src_addr", "dst_addr", "shutdown")
     ID_FIELD_NUMBER: _ClassVar[int]
     INO_FIELD_NUMBER: _ClassVar[int]
     FAMILY_FIELD_NUMBER: _ClassVar[int]
@@ -300,6 +300,7 @@ class InetSkEntry(_message.Message):
     DST_PORT_FIELD_NUMBER: _ClassVar[int]
     SRC_ADDR_FIELD_NUMBER: _ClassVar[int]
     DST_ADDR_FIELD_NUMBER: _ClassVar[int]
+    SHUTDOWN_FIELD_NUMBER: _ClassVar[int]
     id: int
     ino: int
     family: int
@@ -310,7 +311,18 @@ class InetSkEntry(_message.Message):
     dst_port: int
     src_addr: _containers.RepeatedScalarFieldContainer[int]
     dst_addr: _containers.RepeatedScalarFieldContainer[int]
-    def __init__(self, id: _Optional[int] = ..., ino: _Optional[int] = ..., family: _Optional[int] = ..., type: _Optional[int] = ..., proto: _Optional[int] = ..., state: _Optional[int] = ..., src_port: _Optional[int] = ..., dst_port: _Optional[int] = ..., src_addr: _Optional[_Iterable[int]] = ..., dst_addr: _Optional[_Iterable[int]] = ...) -> None: ...
+    shutdown: int
+    def __init__(self, id: _Optional[int] = ..., ino: _Optional[int] = ..., family: _Optional[int] = ..., type: _Optional[int] = ..., proto: _Optional[int] = ..., state: _Optional[int] = ..., src_port: _Optional[int] = ..., dst_port: _Optional[int] = ..., src_addr: _Optional[_Iterable[int]] = ..., dst_addr: _Optional[_Iterable[int]] = ..., shutdown: _Optional[int] = ...) -> None: ...
+
+class TcpStreamEntry(_message.Message):
+    __slots__ = ("inq_len", "outq_len", "unsq_len")
+    INQ_LEN_FIELD_NUMBER: _ClassVar[int]
+    OUTQ_LEN_FIELD_NUMBER: _ClassVar[int]
+    UNSQ_LEN_FIELD_NUMBER: _ClassVar[int]
+    inq_len: int
+    outq_len: int
+    unsq_len: int
+    def __init__(self, inq_len: _Optional[int] = ..., outq_len: _Optional[int] = ..., unsq_len: _Optional[int] = ...) -> None: ...
 
 class PipeEntry(_message.Message):
     __slots__ = ("id", "pipe_id", "flags")

@@ -12,6 +12,7 @@ import socket
 import struct
 from collections.abc import Iterable, Mapping
 
+from chrek.criu import images
 from chrek.criu import messages_pb2 as pb
 
 TCP_CLOSE = 7
@@ -45,6 +46,8 @@ def rewrite(entries: Iterable[pb.FileEntry], addresses: Mapping[str, str]) -> tu
         if _connected(isk) and (_end(isk, "dst"), _end(isk, "src")) not in ends:
             isk.state = TCP_CLOSE
             isk.src_port = isk.dst_port = 0
+            # Of a peer that had said its last word: what is lost must not look like an end of file.
+            isk.ClearField("shutdown")
             closed += 1
             for side in (isk.src_addr, isk.dst_addr):
                 side[:] = [0] * len(side)
@@ -55,6 +58,21 @@ def rewrite(entries: Iterable[pb.FileEntry], addresses: Mapping[str, str]) -> tu
                 side[:] = new
                 rewritten += 1
     return closed, rewritten
+
+
+def settle(data: bytes, name: str) -> bytes:
+    """A connection's `tcp-stream` image with nothing in it that CRIU would send.
+
+    CRIU sends what was never sent before, as soon as it has restored the one end: the other is not
+    there yet, and its kernel resets the connection. As something that was sent and not acknowledged
+    it stays in the queue, and the kernel sends it again once both ends are there.
+    Source: libsoccr_restore_queue in soccr/soccr.c of CRIU 4.2.
+    """
+    stream, queues = images.head(data, pb.TcpStreamEntry, name)
+    if not stream.unsq_len:
+        return data
+    stream.unsq_len = 0
+    return images.encode(name, [stream]) + queues
 
 
 def _connected(isk: pb.InetSkEntry) -> bool:

@@ -1,0 +1,92 @@
+"""What is of the old pod in the images becomes the new one's."""
+
+import os
+
+import pytest
+
+from chrek import log, procfs, surroundings
+from chrek.criu import images
+from chrek.criu import messages_pb2 as pb
+
+LOG = log.get(__name__)
+OLD, NEW = "..2026_11_24_10_00_00.1", "..2026_11_25_11_11_11.22"
+
+MOVED = [
+    ([], ["10.0.0.2"], {}),
+    (["10.0.0.1"], [], {}),
+    (["10.0.0.1"], ["10.0.0.1"], {}),
+    (["10.0.0.1"], ["10.0.0.2"], {"10.0.0.1": "10.0.0.2"}),
+    (
+        ["10.0.0.1", "fd00::1"],
+        ["fd00::2", "10.0.0.2"],
+        {"10.0.0.1": "10.0.0.2", "fd00::1": "fd00::2"},
+    ),
+    (["fd00::1"], ["10.0.0.2"], {}),
+    (["10.0.0.1", "10.1.0.1"], ["10.0.0.2"], {"10.0.0.1": "10.0.0.2"}),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "expected"), MOVED)
+def test_addresses_move_within_their_family(old, new, expected):
+    assert surroundings.moved_addresses(old, new) == expected
+
+
+def regular(name):
+    return pb.FileEntry(type=1, id=1, reg=pb.RegFileEntry(id=1, flags=0, name=name, size=7))
+
+
+@pytest.mark.parametrize(
+    ("name", "renamed"),
+    [
+        (f"etc/config/{OLD}/setting", f"etc/config/{NEW}/setting"),
+        (f"/etc/config/{OLD}/a/b", f"/etc/config/{NEW}/a/b"),
+        (f"etc/config/{OLD}", f"etc/config/{NEW}"),
+        (f"etc/other/{OLD}/setting", None),
+        ("etc/config/setting", None),
+        ("etc/config/..dated/setting", None),
+        (f"etc/{OLD}x/config/setting", None),
+    ],
+)
+def test_files_of_the_kubelet_are_found_by_their_new_name(name, renamed):
+    entry = regular(name)
+    assert surroundings._rename([entry], {"/etc/config": NEW}) == (renamed is not None)
+    assert entry.reg.name == (renamed or name)
+    assert entry.reg.HasField("size") == (renamed is None)
+
+
+def test_the_newest_folder_is_what_the_link_leads_to(tmp_path, monkeypatch):
+    made = {}
+    for name, target in (("one", NEW), ("two", "../elsewhere"), ("three", None)):
+        (tmp_path / name).mkdir()
+        if target:
+            (tmp_path / name / "..data").symlink_to(target)
+        made[f"/{name}"] = str(tmp_path / name)
+
+    def mount(_root, point, _number):
+        return os.open(made[point], os.O_PATH | os.O_DIRECTORY)
+
+    monkeypatch.setattr(surroundings.rootfd, "mount", mount)
+    mounts = [
+        procfs.Mount(number, 1, "0:1", "/", point, (), "tmpfs", "tmpfs", ())
+        for number, point in enumerate(made)
+    ]
+    assert surroundings.folders(os.getpid(), mounts) == {"/one": NEW}
+
+
+def test_images_are_edited_in_place(tmp_path, monkeypatch):
+    monkeypatch.setattr(surroundings.procfs, "addresses", lambda _: ["10.0.0.2"])
+    monkeypatch.setattr(surroundings, "folders", lambda *_: {"/etc/config": NEW})
+    monkeypatch.setattr(surroundings.procfs, "mounts", lambda _: [])
+    files = [regular(f"etc/config/{OLD}/setting"), regular("usr/bin/python3")]
+    (tmp_path / "files.img").write_bytes(images.encode("files.img", files))
+    stream = images.encode(
+        "tcp-stream-1.img", [pb.TcpStreamEntry(inq_len=1, outq_len=3, unsq_len=2)]
+    )
+    (tmp_path / "tcp-stream-1.img").write_bytes(stream + b"abcd")
+    surroundings.adapt(tmp_path, ["10.0.0.1"], 1, LOG)
+    found = images.read(tmp_path / "files.img", pb.FileEntry)
+    assert [entry.reg.name for entry in found] == [f"etc/config/{NEW}/setting", "usr/bin/python3"]
+    head, rest = images.head(
+        (tmp_path / "tcp-stream-1.img").read_bytes(), pb.TcpStreamEntry, "tcp-stream-1.img"
+    )
+    assert (head.unsq_len, rest) == (0, b"abcd")
