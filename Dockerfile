@@ -1,4 +1,5 @@
-# Two images: `chrek` (agent, operator, hooks, CLI) and `chrek-init` (one static program).
+# Two images: `chrek` (agent, operator, hooks, CLI) and `chrek-init` (one static program, and the module
+# that Python workers may import).
 #
 #   scripts/build                            on any machine, with or without docker
 #   docker build --target chrek -t chrek:0.1.0 .
@@ -52,6 +53,7 @@ LABEL org.opencontainers.image.title="chrek-init" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}"
 COPY --from=programs /out/chrek-init /chrek-init
+COPY src/chrek/worker.py /chrek_worker.py
 USER 65532:65532
 ENTRYPOINT ["/chrek-init"]
 

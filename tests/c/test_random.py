@@ -33,7 +33,7 @@ def line(chance: random.Random) -> bytes:
 def test_random_speech(
     sanitized: pathlib.Path, superuser: None, tmp_path: pathlib.Path, mode: str, seed: int
 ) -> None:
-    chance = random.Random(seed)  # noqa: S311 - nothing here is secret
+    chance = random.Random(seed)
     flags = ["--source"] if mode == "source" else []
     command = ["sh", "-c", "exit 42"] if mode == "start" else ["sleep", "0.2"]
     program = [str(sanitized / "chrek-init"), *flags, "--wait", "0", "--socket"]

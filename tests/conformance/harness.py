@@ -8,6 +8,7 @@ everything in between, and the capture begins with readiness.
 import http.server
 import json
 import os
+import socketserver
 import sys
 import threading
 import traceback
@@ -88,8 +89,13 @@ def serve(requests, answers):
         def log_message(self, *_):
             pass
 
+    class Server(http.server.HTTPServer):
+        def server_bind(self):
+            # Without its question for the host's full name, which can take seconds.
+            socketserver.TCPServer.server_bind(self)
+
     # One request at a time: nothing of an answer is left when the next one is asked.
-    http.server.HTTPServer(("", PORT), Handler).serve_forever()
+    Server(("", PORT), Handler).serve_forever()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,8 @@ STATUS = (
 )
 """Lines of /proc/PID/status that are compared."""
 FDINFO = ("flags", "pos", "eventfd-count", "sigmask", "clockid", "tfd", "inotify", "lock")
+FOR_OPENING = 0o100000 | os.O_DIRECTORY | os.O_TMPFILE
+"""Flags that say how a file was opened (O_LARGEFILE, …) and change nothing afterwards."""
 FROM_NAMESPACE = ("NSpid", "NSpgid", "NSsid")
 _NUMBERED = re.compile(r"^(socket|pipe):\[(\d+)\]$")
 _REMAPPED = re.compile(r"(\.cr\.[0-9a-f]+\.ghost|link_remap\.\d+)")
@@ -127,8 +129,7 @@ def _descriptor(path: Path, name: str, numbers: dict[str, int]) -> Object:
     for line in (path / "fdinfo" / name).read_text().splitlines():
         key = re.split(r"[:\s]", line, maxsplit=1)[0]
         if key == "flags":
-            # CRIU opens by a 64-bit call what another program may not have.
-            line = f"flags: {int(line.split()[1], 8) & ~os.O_LARGEFILE & ~0o100000:o}"
+            line = f"flags: {int(line.split()[1], 8) & ~FOR_OPENING:o}"
         if key in FDINFO:
             # Inode numbers and devices are those of the new container's files.
             line = re.sub(r"\b(ino|sdev|fhandle-bytes|fhandle-type|f_handle):\S+", "", line)

@@ -233,8 +233,12 @@ def assert_warm(live: cluster.Cluster, pod: Object) -> None:
     text = pods.describe(live, pod["metadata"]["namespace"], pods.name(pod))
     assert fact.get("status") == "True", text
     assert fact["reason"] == "Restored"
-    told = [event for event in pods.events(live, pod) if event["reason"] == "Restored"]
-    assert told, text
+    # The Event comes a moment after the condition.
+    cluster.wait_until(
+        lambda: [e for e in pods.events(live, pod) if e["reason"] == "Restored"],
+        lambda: f"its Event: {text}",
+        timeout=20,
+    )
 
 
 def assert_cold(live: cluster.Cluster, pod: Object, reasons: set[str]) -> str:

@@ -109,7 +109,7 @@ def test_of_equal_comparisons_the_first_counts():
 @pytest.mark.parametrize("seed", range(300))
 def test_what_decides_otherwise_is_never_equal(seed):
     """The guarantee that the check of privileges stands on."""
-    draw = random.Random(seed)  # noqa: S311 - a test's choice
+    draw = random.Random(seed)
     code = list(struct.iter_unpack("<HBBI", I386_FIRST))
     at = draw.randrange(len(code))
     kind, then, otherwise, value = code[at]

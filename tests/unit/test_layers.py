@@ -25,6 +25,8 @@ LAYERS = [
         "socket",
         "archive",
         "cgroups",
+        "context",
+        "dynamo",
         "initfile",
         "ipc",
         "mqueue",
@@ -46,7 +48,7 @@ LAYERS = [
     ],
     ["compatibility"],
     ["errors", "log"],
-    ["names"],
+    ["names", "worker"],
 ]
 """Top first; a module may import from lower lines only, and not from its own line."""
 

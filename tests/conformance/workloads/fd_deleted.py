@@ -2,8 +2,6 @@
 
 import os
 
-OPTIONS = {"differs": {"/flags: (lost|new) flags: (2220000|200000)": "CRIU opens it by a name"}}
-
 
 def setup():
     fds = []

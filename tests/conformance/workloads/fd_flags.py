@@ -3,7 +3,6 @@
 import fcntl
 import os
 
-OPTIONS = {"differs": {"/flags: (lost|new) flags: (2?[26]?00000|0)$": "O_DIRECTORY is for opening"}}
 IGNORED = 0o100000 | os.O_DIRECTORY  # of the way it was opened; it changes nothing later
 WAYS = (os.O_WRONLY | os.O_APPEND, os.O_RDONLY, os.O_PATH, os.O_RDWR | os.O_NONBLOCK)
 

@@ -23,4 +23,7 @@ def setup():
 
 def check(state):
     with open("/etc/config/setting") as file:
-        return {"setting": file.read(), "names": sorted(os.listdir("/etc/config"))}
+        return {
+            "setting": file.read(),
+            "names": [n for n in os.listdir("/etc/config") if n[:2] != ".."],
+        }
