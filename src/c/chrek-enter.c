@@ -1,7 +1,8 @@
 /*
  * chrek-enter: runs a program in another container's namespaces and cgroups, for the agent.
  *
- *	chrek-enter [--pidfd FD] [--cgroup FD]... [--last-pid N] [--exec-fd FD] [-- ARGV0 ARGV...]
+ *	chrek-enter [--pidfd FD] [--own-ipc 1] [--cgroup FD]... [--last-pid N] [--exec-fd FD]
+ *		    [-- ARGV0 ARGV...]
  *	chrek-enter --confined FD [--cgroup FD]... [--label TEXT] -- COMMAND [ARGUMENT...]
  *	chrek-enter --seccomp PID
  *
@@ -9,7 +10,8 @@
  * UTS, IPC, network, PID and cgroup namespaces of the process behind the pidfd, and forks, because
  * only a child is in the joined PID namespace. The child writes N to that namespace's ns_last_pid
  * (the next process there gets N + 1) and executes the program behind --exec-fd, or, without one,
- * exits with 0. The parent ends with the child's exit code, 128+n for signal n.
+ * exits with 0. The parent ends with the child's exit code, 128+n for signal n. With --own-ipc it
+ * stays out of the IPC namespace: CRIU dumps one only when it is not its own.
  *
  * The program is executed from a file descriptor and never looked up: no file of the container is
  * run. The helper's own descriptors are closed in it, every other inherited one is kept, and the

@@ -89,6 +89,16 @@ def test_joins_every_namespace(enter: pathlib.Path, target: int) -> None:
     assert not set(wanted) & set(mine)
 
 
+def test_stays_out_of_the_ipc_namespace_when_told(enter: pathlib.Path, target: int) -> None:
+    """CRIU dumps a namespace only when it is another one than its own."""
+    script = "for name in cgroup ipc mnt net pid uts; do readlink /proc/self/ns/$name; done"
+    done = run(enter, "--own-ipc", "1", pid=target, argv=["sh", "-c", script])
+    assert done.stderr == ""
+    wanted = [os.readlink(f"/proc/{target}/ns/{name}") for name in NAMESPACES]
+    wanted[NAMESPACES.index("ipc")] = os.readlink("/proc/self/ns/ipc")
+    assert done.stdout.split() == wanted
+
+
 def test_next_process_gets_the_next_pid(enter: pathlib.Path, target: int) -> None:
     assert run(enter, "--last-pid", "9999", pid=target).returncode == 0
     done = run(enter, pid=target, argv=["sh", "-c", "echo $$"])
