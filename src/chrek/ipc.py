@@ -196,6 +196,21 @@ def _remove(doomed: Iterable[Object]) -> None:
             ) from err
 
 
+def discard(namespace: int, made: Iterable[Object]) -> None:
+    """Remove objects that a restore which failed may have made.
+
+    Args:
+        namespace: what `ipcns.opened` gave.
+        made: they are known by their kind and number.
+    """
+
+    def work() -> None:
+        wanted = {(item.kind, item.number) for item in made}
+        _remove(item for item in _objects() if (item.kind, item.number) in wanted)
+
+    ipcns.inside(namespace, work, is_open=True)
+
+
 class _Permissions(ctypes.Structure):
     _fields_ = (
         ("key", ctypes.c_int),

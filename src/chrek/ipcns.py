@@ -25,19 +25,27 @@ A container that takes this name gives up its own objects, and nobody else's.
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
-def inside(pid: int, work: Callable[[], T], *, uid: int = 0) -> T:
+def opened(pid: int) -> int:
+    """Descriptor of the IPC namespace of a process, by which it is found when that has ended."""
+    return os.open(f"/proc/{pid}/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
+
+
+def inside(place: int, work: Callable[[], T], *, uid: int = 0, is_open: bool = False) -> T:
     """Do something in the IPC namespace of a process, in a thread that ends with it.
 
     Args:
+        place: the process, or what `opened` gave.
+        is_open: it is that.
         uid: whose share of the kernel's limits is used; the thread's rights stay the agent's.
     """
 
     def enter() -> T:
-        fd = os.open(f"/proc/{pid}/ns/ipc", os.O_RDONLY | os.O_CLOEXEC)
+        fd = place if is_open else opened(place)
         try:
-            check(_libc.setns(fd, _CLONE_NEWIPC), f"/proc/{pid}/ns/ipc")
+            check(_libc.setns(fd, _CLONE_NEWIPC), f"IPC namespace of {place}")
         finally:
-            os.close(fd)
+            if not is_open:
+                os.close(fd)
         if uid:
             # Not through the C library, which would change all threads.
             check(_libc.syscall(_SETRESUID, uid, -1, -1), f"user {uid}")

@@ -9,7 +9,9 @@ creator of the objects; their owner, whose right to them is the same, is the cap
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import os
 import pathlib
 import re
 from collections.abc import Mapping
@@ -27,12 +29,33 @@ _EXTERNAL = re.compile(r"^file\[[0-9a-f]+:([0-9a-f]+)\]$")
 class Prepared:
     """A namespace that is ready for CRIU.
 
+    As a context manager it removes, on an error, what was made: the container starts again in the
+    same namespace, cold, and must not find what it never made.
+
     Attributes:
         images: of the System V objects; None where there are none.
+        queues: names of the message queues.
+        namespace: a descriptor of it, closed at the end.
     """
 
     init_pid: int
     images: ipc_images.Images | None
+    queues: tuple[str, ...]
+    namespace: int
+
+    def __enter__(self) -> Prepared:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_rest: object) -> None:
+        try:
+            if kind is not None and self.images is not None:
+                ipc.discard(self.namespace, _coming(self.images))
+            if kind is not None and self.queues:
+                mqueue.discard(self.namespace, self.queues)
+        except (errors.UnsupportedError, OSError) as err:
+            log.get(__name__).warning("IPC objects of a failed restore stay", error=str(err))
+        finally:
+            os.close(self.namespace)
 
     def mend(self) -> None:
         """Do what CRIU leaves out, when it has restored everything and nothing runs yet."""
@@ -59,15 +82,25 @@ def prepare(
     found = ipc_images.read(staging)
     queues = mqueue.decode(small[mqueue.NAME]) if mqueue.NAME in small else []
     uid = procfs.status(init_pid).uids[0]
-    coming = [ipc.Object(*item) for item in found.found] if found else []
-    removed = ipc.clear(init_pid, uid, coming) + mqueue.put(init_pid, uid, queues)
+    removed = ipc.clear(init_pid, uid, _coming(found) if found else [])
+    removed += mqueue.put(init_pid, uid, queues)
+    prepared = Prepared(
+        init_pid, found, tuple(queue.name for queue in queues), ipcns.opened(init_pid)
+    )
     if removed:
         logger.info("IPC objects of a container before removed", count=removed)
-    if found:
-        ipc_images.keep_settings(found, ipcns.inside(init_pid, _settings))
-    if queues:
-        _name_queues(staging / "files.img", queues, init_pid)
-    return Prepared(init_pid, found)
+    with contextlib.ExitStack() as stack:
+        stack.push(prepared)
+        if found:
+            ipc_images.keep_settings(found, ipcns.inside(init_pid, _settings))
+        if queues:
+            _name_queues(staging / "files.img", queues, init_pid)
+        stack.pop_all()
+    return prepared
+
+
+def _coming(found: ipc_images.Images) -> list[ipc.Object]:
+    return [ipc.Object(*item) for item in found.found]
 
 
 def _settings() -> dict[str, list[int]]:

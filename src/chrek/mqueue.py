@@ -256,11 +256,35 @@ def put(pid: int, uid: int, queues: list[Queue]) -> int:
             doomed = set() if shared else present
             for name in doomed:
                 os.unlink(name, dir_fd=folder)
-            for queue in queues:
-                _make(queue, folder)
+            try:
+                for queue in queues:
+                    _make(queue, folder)
+            except errors.UnsupportedError:
+                _unlink(wanted, folder)
+                raise
             return len(doomed)
 
     return ipcns.inside(pid, work, uid=uid)
+
+
+def discard(namespace: int, made: Iterable[str]) -> None:
+    """Remove queues of a restore that failed.
+
+    Args:
+        namespace: what `ipcns.opened` gave.
+    """
+
+    def work() -> None:
+        with _folder() as folder:
+            _unlink(made, folder)
+
+    ipcns.inside(namespace, work, is_open=True)
+
+
+def _unlink(listed: Iterable[str], folder: int) -> None:
+    for name in listed:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name, dir_fd=folder)
 
 
 def _make(queue: Queue, folder: int) -> None:

@@ -8,7 +8,7 @@ import pathlib
 import subprocess
 import textwrap
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -85,7 +85,12 @@ def target(folder: pathlib.Path, user: int = 0) -> Iterator[sandbox.Container]:
         yield made
 
 
-def put(what: stores.Artifact, made: sandbox.Container, folder: pathlib.Path) -> None:
+def put(
+    what: stores.Artifact,
+    made: sandbox.Container,
+    folder: pathlib.Path,
+    progress: Callable[[str], None] = lambda _: None,
+) -> None:
     staging = folder / "staging"
     staging.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "staging", str(staging)], check=True)
@@ -95,7 +100,7 @@ def put(what: stores.Artifact, made: sandbox.Container, folder: pathlib.Path) ->
             *(what, made.pid, staging / "one", LOG),
             volumes={"/dev/shm": True},
             timeout_seconds=60,
-            progress=lambda step: made.send(f"progress {step}"),
+            progress=progress,
         )
         made.send("restored")
     finally:
@@ -232,6 +237,23 @@ def test_leftovers_are_cleared(tmp_path: pathlib.Path) -> None:
         put(what, made, tmp_path)
         assert made.request("receive(queue, 2)") == "'two'"
         assert len(ipc.objects(made.pid)) == 2
+
+
+def test_a_restore_that_fails_leaves_nothing(tmp_path: pathlib.Path) -> None:
+    what = artifact(tmp_path, "everything")
+    with target(tmp_path) as made:
+        refused = errors.CriuError("no")
+
+        def refuse(step: str) -> None:
+            if step == "post-restore":
+                assert len(ipc.objects(made.pid)) == 6
+                raise refused
+
+        with pytest.raises(errors.CriuError) as caught:
+            put(what, made, tmp_path, refuse)
+        assert caught.value is refused
+        assert ipc.objects(made.pid) == []
+        assert mqueue.read(made.pid) == []
 
 
 def test_an_object_of_another_container_is_not_touched(tmp_path: pathlib.Path) -> None:

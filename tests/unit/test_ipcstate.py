@@ -1,5 +1,7 @@
 """What is done to a new container's IPC namespace before and after CRIU."""
 
+import os
+
 import pytest
 
 from chrek import errors, ipc, ipcstate, log, mqueue, procfs
@@ -35,6 +37,9 @@ def called(monkeypatch):
     monkeypatch.setattr(ipc, "mend", lambda pid, **rest: done.append(("mend", pid, rest)))
     monkeypatch.setattr(procfs, "status", lambda pid: User())
     monkeypatch.setattr(procfs, "mounts", lambda pid: MOUNTED)
+    monkeypatch.setattr(ipc, "discard", lambda fd, made: done.append(("discard", made)))
+    monkeypatch.setattr(mqueue, "discard", lambda fd, made: done.append(("unlink", made)))
+    monkeypatch.setattr("chrek.ipcns.opened", lambda pid: os.open("/dev/null", os.O_RDONLY))
     monkeypatch.setattr("chrek.ipcns.inside", lambda pid, work: work())
     return done
 
@@ -53,8 +58,8 @@ def files(folder):
 
 
 def test_without_objects_leftovers_are_cleared_all_the_same(called, tmp_path):
-    prepared = ipcstate.prepare(tmp_path, {}, 7, LOG)
-    prepared.mend()
+    with ipcstate.prepare(tmp_path, {}, 7, LOG) as prepared:
+        prepared.mend()
     assert prepared.images is None
     assert called == [("clear", 7, 1000, []), ("put", 7, 1000, [])]
 
@@ -64,12 +69,26 @@ def test_objects_and_what_criu_leaves_out(called, tmp_path, monkeypatch):
     kept = []
     monkeypatch.setattr(ipc_images, "read", lambda folder: found)
     monkeypatch.setattr(ipc_images, "keep_settings", lambda *given: kept.append(given))
-    ipcstate.prepare(tmp_path, {}, 7, LOG).mend()
+    with ipcstate.prepare(tmp_path, {}, 7, LOG) as prepared:
+        prepared.mend()
     ((given, settings),) = kept
     assert given is found
     assert len(settings["kernel/sem"]) == 4
     assert called[0] == ("clear", 7, 1000, [ipc.Object("shm", 3, 4711)])
     assert called[-1] == ("mend", 7, {"removed": (3,), "limits_bytes": {9: 4096}})
+
+
+def test_what_a_failed_restore_made_is_removed(called, tmp_path, monkeypatch):
+    found = ipc_images.Images(tmp_path / "var", (("shm", 3, 4711),))
+    monkeypatch.setattr(ipc_images, "read", lambda folder: found)
+    monkeypatch.setattr(ipc_images, "keep_settings", lambda *given: None)
+    write_files(tmp_path, "file[1f:2a]")
+    small = {mqueue.NAME: mqueue.encode([QUEUE])}
+    with pytest.raises(ZeroDivisionError), ipcstate.prepare(tmp_path, small, 7, LOG) as prepared:
+        raise ZeroDivisionError
+    assert called[-2:] == [("discard", [ipc.Object("shm", 3, 4711)]), ("unlink", ("q",))]
+    with pytest.raises(OSError, match="Bad file"):
+        os.fstat(prepared.namespace)
 
 
 def test_descriptors_of_queues_get_their_paths(called, tmp_path):
@@ -89,6 +108,7 @@ def test_a_descriptor_of_no_queue(called, tmp_path):
     write_files(tmp_path, "file[1f:2b]")
     with pytest.raises(errors.ArtifactError, match="no captured message queue"):
         ipcstate.prepare(tmp_path, {mqueue.NAME: mqueue.encode([QUEUE])}, 7, LOG)
+    assert called[-1] == ("unlink", ("q",))
 
 
 def test_a_container_without_the_file_system_of_queues(called, tmp_path, monkeypatch):
