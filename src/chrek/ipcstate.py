@@ -104,8 +104,16 @@ def _coming(found: ipc_images.Images) -> list[ipc.Object]:
 
 
 def _settings() -> dict[str, list[int]]:
-    wanted = (*ipc_images.SYSCTLS, *ipc_images.SYSCTLS_OF_QUEUES)
-    return {name: [int(v) for v in (SYSCTLS / name).read_text().split()] for name in wanted}
+    found = {}
+    for name in (*ipc_images.SYSCTLS, *ipc_images.SYSCTLS_OF_QUEUES):
+        try:
+            found[name] = [int(value) for value in (SYSCTLS / name).read_text().split()]
+        except FileNotFoundError:
+            # CRIU writes those of message queues only where there are any.
+            if name in ipc_images.SYSCTLS:
+                raise
+            found[name] = [0]
+    return found
 
 
 def _name_queues(path: pathlib.Path, queues: list[mqueue.Queue], init_pid: int) -> None:

@@ -15,7 +15,9 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import functools
 import os
+import pathlib
 import re
 import stat
 from collections.abc import Iterable, Iterator
@@ -27,6 +29,7 @@ from chrek import errors, ipcns, names, procfs
 NAME = "queues.data"
 """File of an artifact; absent where there are no queues."""
 FOLDER = "/dev/mqueue"
+FILE_SYSTEMS = pathlib.Path("/proc/filesystems")
 MOST_QUEUES = 1024
 MOST_BYTES = 64 << 20
 """Of all messages together."""
@@ -70,6 +73,12 @@ def _folder() -> Iterator[int]:
         yield folder
 
 
+@functools.cache
+def is_supported() -> bool:
+    """Whether this kernel has POSIX message queues."""
+    return bool(re.search(r"\tmqueue$", FILE_SYSTEMS.read_text(), re.MULTILINE))
+
+
 def _system(name: str, *arguments: object) -> int:
     return ipcns.check(_libc.syscall(_NUMBERS[name], *arguments), f"{name} of mqueue")
 
@@ -80,6 +89,8 @@ def descriptors(root_pid: int) -> list[str]:
     Raises:
         UnsupportedError: a queue cannot be captured.
     """
+    if not is_supported():
+        return []
     device, listed = ipcns.inside(root_pid, _look)
     found = set()
     for pid in procfs.tree(root_pid):
@@ -135,7 +146,7 @@ def read(pid: int) -> list[Queue]:
     Raises:
         UnsupportedError: they hold too much.
     """
-    return ipcns.inside(pid, _read)
+    return ipcns.inside(pid, _read) if is_supported() else []
 
 
 def _read() -> list[Queue]:
@@ -240,6 +251,8 @@ def put(pid: int, uid: int, queues: list[Queue]) -> int:
     Raises:
         UnsupportedError: another container may have a queue of such a name, or the kernel refuses.
     """
+    if not queues and not is_supported():
+        return 0
     wanted = {queue.name for queue in queues}
 
     def work() -> int:

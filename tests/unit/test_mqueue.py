@@ -112,6 +112,19 @@ def test_descriptors_have_criu_s_names(monkeypatch, tmp_path):
     assert name.endswith(f":{info.st_ino:x}]")
 
 
+def test_a_kernel_without_queues(monkeypatch, tmp_path):
+    (tmp_path / "filesystems").write_text("nodev\tsysfs\nnodev\ttmpfs\n")
+    monkeypatch.setattr(mqueue, "FILE_SYSTEMS", tmp_path / "filesystems")
+    mqueue.is_supported.cache_clear()
+    try:
+        assert not mqueue.is_supported()
+        assert mqueue.descriptors(1) == mqueue.read(1) == []
+        assert mqueue.put(1, 0, []) == 0
+    finally:
+        monkeypatch.undo()
+        mqueue.is_supported.cache_clear()
+
+
 def test_an_unlinked_queue_is_refused(monkeypatch, tmp_path):
     with (tmp_path / "queue").open("w") as file:
         info = os.fstat(file.fileno())
