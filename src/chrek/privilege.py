@@ -24,6 +24,17 @@ _DEAD_STATES = (0x02, 0x06)
 _UIDS = ("uid", "euid", "suid", "fsuid")
 _GIDS = ("gid", "egid", "sgid", "fsgid")
 
+_OF_THE_NODE = (
+    *("apparmor", "autofs-", "binfmt-misc", "bpfmap-", "creds-", "ifaddr-", "ip6tables-"),
+    *("iptables-", "mountpoints-", "netdev-", "netns-", "nftables-", "pidns-", "reg-files"),
+    *("route-", "route6-", "rule-", "tmpfs-", "userns-", "utsns-"),
+)
+"""Images that no capture here has: with them CRIU, as root, loads AppArmor policies, mounts file
+systems, sets up networks and eBPF maps, or believes credentials in a form of older versions."""
+_INET_SOCKET, _PACKET_SOCKET, _TUN, _BPF_MAP = 4, 10, 15, 19
+_SOCK_RAW = 3
+_CAP_NET_ADMIN, _CAP_NET_RAW, _CAP_BPF = 12, 13, 39
+
 Chain = tuple[pb.SeccompFilter, ...]
 """Filters of one thread, oldest first."""
 
@@ -45,6 +56,8 @@ def check(
         PrivilegeError: a task asks for more than PID 1 has.
         ArtifactError: the images cannot be decoded or are incomplete.
     """
+    _check_images(images_dir)
+    _check_files(images_dir, init)
     tasks = images.read(images_dir / "pstree.img", pb.PstreeEntry)
     if not tasks:
         raise errors.ArtifactError("pstree.img: no task in it")
@@ -77,14 +90,51 @@ def relabel(images_dir: pathlib.Path, cores: Mapping[int, pb.CoreEntry], label: 
     """
     for tid, core in cores.items():
         creds = core.thread_core.creds
-        if not core.thread_core.HasField("creds") or creds.lsm_profile == label:
+        if not core.thread_core.HasField("creds"):
             continue
+        # CRIU would write the one into attr/sockcreate, the other into the kernel's policies.
+        foreign = creds.HasField("lsm_sockcreate") or creds.HasField("apparmor_data")
+        if creds.lsm_profile == label and not foreign:
+            continue
+        creds.ClearField("lsm_sockcreate")
+        creds.ClearField("apparmor_data")
         if label:
             creds.lsm_profile = label
         else:
             creds.ClearField("lsm_profile")
         name = f"core-{tid}.img"
         (images_dir / name).write_bytes(images.encode(name, [core]))
+
+
+def _check_images(images_dir: pathlib.Path) -> None:
+    odd = sorted(p.name for p in images_dir.iterdir() if p.name.startswith(_OF_THE_NODE))
+    if odd:
+        raise errors.PrivilegeError(
+            f"the checkpoint has images of what belongs to the node: {', '.join(odd[:5])}",
+            hint="no capture by chrek has them: make the checkpoint again",
+        )
+
+
+def _check_files(images_dir: pathlib.Path, init: procfs.Status) -> None:
+    """Descriptors that only a capability opens: CRIU, which opens them anew, has it."""
+    path = images_dir / "files.img"
+    if not path.exists():
+        return
+    bound = init.capabilities["CapBnd"]
+    for entry in images.read(path, pb.FileEntry):
+        raw = entry.type == _INET_SOCKET and entry.isk.type == _SOCK_RAW
+        for asked, capability, what in (
+            (entry.type == _PACKET_SOCKET, _CAP_NET_RAW, "a packet socket"),
+            (raw, _CAP_NET_RAW, "a raw socket"),
+            (entry.type == _TUN, _CAP_NET_ADMIN, "a tun device"),
+            (entry.type == _BPF_MAP, _CAP_BPF, "an eBPF map"),
+        ):
+            if asked and not bound & 1 << capability:
+                raise errors.PrivilegeError(
+                    f"the checkpoint has {what} open, and PID 1 of this container lacks "
+                    f"capability {capability} in its bounding set",
+                    hint="checkpoint job and worker must have the same securityContext",
+                )
 
 
 def _core(images_dir: pathlib.Path, tid: int) -> pb.CoreEntry:

@@ -1,6 +1,7 @@
 """Not one field of a task's credentials may hold more than PID 1 of the new container has."""
 
 import dataclasses
+import re
 import struct
 
 import pytest
@@ -280,3 +281,69 @@ def test_every_task_gets_the_label_of_the_new_container(write, before, label):
         (entry,) = images.read(directory / f"core-{tid}.img", pb.CoreEntry)
         assert entry.thread_core.creds.lsm_profile == label
         assert entry.thread_core.creds.HasField("lsm_profile") is bool(label)
+
+
+NODES = [
+    *("apparmor.img", "binfmt-misc.img", "binfmt-misc-9.img", "bpfmap-data.img", "autofs-3.img"),
+    *("mountpoints-12.img", "tmpfs-7.tar.gz.img", "tmpfs-dev-7.tar.gz.img", "creds-10001.img"),
+    *("netns-9.img", "netdev-9.img", "ifaddr-9.img", "route-9.img", "route6-9.img", "rule-9.img"),
+    *("iptables-9.img", "ip6tables-9.img", "nftables-9.img", "netns-ct-9.img", "reg-files.img"),
+    *("userns-9.img", "utsns-9.img", "pidns-9.img"),
+]
+
+
+@pytest.mark.parametrize("name", NODES)
+def test_images_that_change_the_node_are_refused(write, name):
+    directory = write({10001: core()})
+    (directory / name).write_bytes(b"")
+    with pytest.raises(errors.PrivilegeError, match=re.escape(name)):
+        privilege.check(directory, INIT, FILTERS)
+
+
+def test_images_of_ordinary_captures_are_not(write):
+    directory = write({10001: core()})
+    for name in (
+        *("cgroup.img", "fdinfo-2.img", "fs-10001.img", "ids-10001.img", "inventory.img"),
+        *("ipcns-shm-9.img", "mm-10001.img", "pagemap-10001.img", "pages-1.img", "timens-0.img"),
+        *("tty-info.img", "remap-fpath.img", "ghost-file-1.img", "tcp-stream-a.img", "memfd.img"),
+    ):
+        (directory / name).write_bytes(b"")
+    privilege.check(directory, INIT, FILTERS)
+
+
+RAW = pb.InetSkEntry(id=1, ino=1, family=2, type=3, proto=1, state=7, src_port=0, dst_port=0)
+OPENED = {
+    "a packet socket": (pb.FileEntry(type=10, id=1), 13),
+    "a raw socket": (pb.FileEntry(type=4, id=1, isk=RAW), 13),
+    "a tun device": (pb.FileEntry(type=15, id=1), 12),
+    "an eBPF map": (pb.FileEntry(type=19, id=1), 39),
+}
+
+
+@pytest.mark.parametrize(("what", "entry", "number"), [(k, *v) for k, v in OPENED.items()])
+def test_descriptors_that_only_a_capability_opens(write, what, entry, number):
+    directory = write({10001: core()})
+    stream = pb.InetSkEntry()
+    stream.CopyFrom(RAW)
+    stream.type = 1
+    ordinary = [pb.FileEntry(type=1, id=2), pb.FileEntry(type=4, id=3, isk=stream)]
+    (directory / "files.img").write_bytes(images.encode("files.img", [*ordinary, entry]))
+    for held in (0, 0x1FFFFFFFFFF & ~(1 << number)):
+        bounds = {**INIT.capabilities, "CapBnd": held | BOUND & ~(1 << number)}
+        init = dataclasses.replace(INIT, capabilities=bounds)
+        with pytest.raises(errors.PrivilegeError, match=f"{what} open.* capability {number} "):
+            privilege.check(directory, init, FILTERS)
+    allowed = {**INIT.capabilities, "CapBnd": BOUND | 1 << number}
+    privilege.check(directory, dataclasses.replace(INIT, capabilities=allowed), FILTERS)
+
+
+@pytest.mark.parametrize("label", ["", "cri-containerd.apparmor.d"])
+def test_labels_of_sockets_and_policies_are_dropped(write, label):
+    held = creds(lsm_sockcreate="system_u:system_r:init_t:s0", apparmor_data=b"policy")
+    held.lsm_profile = label
+    directory = write({10001: core(held)})
+    privilege.relabel(directory, privilege.check(directory, INIT, FILTERS), label)
+    (entry,) = images.read(directory / "core-10001.img", pb.CoreEntry)
+    assert not entry.thread_core.creds.HasField("lsm_sockcreate")
+    assert not entry.thread_core.creds.HasField("apparmor_data")
+    assert entry.thread_core.creds.lsm_profile == label
