@@ -96,9 +96,7 @@ def restore(
         with step("sockets"):
             surroundings.adapt(staging, described.source.addresses, init_pid, logger)
         with step("files"):
-            shared = stack.enter_context(
-                ipcstate.prepare(staging, small, init_pid, logger)
-            )
+            shared = stack.enter_context(ipcstate.prepare(staging, small, init_pid, logger))
             _put_files(small, described, init_pid, volumes, logger)
         with step("criu"):
             stack.enter_context(_page_files(artifact, staging))
