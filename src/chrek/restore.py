@@ -94,7 +94,7 @@ def restore(
             cores = privilege.check(staging, procfs.status(init_pid), filters)
             privilege.relabel(staging, cores, procfs.lsm_label(init_pid))
         with step("sockets"):
-            surroundings.adapt(staging, described.source.addresses, init_pid, logger)
+            surroundings.adapt(staging, described, init_pid, logger)
         with step("files"):
             shared = stack.enter_context(ipcstate.prepare(staging, small, init_pid, logger))
             _put_files(small, described, init_pid, volumes, logger)

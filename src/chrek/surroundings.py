@@ -1,22 +1,24 @@
 """What in a capture's images is of the old pod, made the new one's before CRIU reads them.
 
-Addresses and connections (`criu.sockets`), and the folders of ConfigMaps, Secrets and other
-projected volumes. The kubelet puts their files into a folder that is named by the time of its
-making, `..2026_11_25_07_30_00.123456`, to which `..data` leads; a file that is open or mapped, or a
-working directory, is known by that name, which no other pod has.
+Addresses and connections (`criu.sockets`), timers (`criu.timers`), and the folders of ConfigMaps,
+Secrets and other projected volumes. The kubelet puts their files into a folder that is named by the
+time of its making, `..2026_11_25_07_30_00.123456`, to which `..data` leads; a file that is open or
+mapped, or a working directory, is known by that name, which no other pod has.
 Source: AtomicWriter in pkg/volume/util/atomic_writer.go of Kubernetes.
 """
 
 from __future__ import annotations
 
+import calendar
 import contextlib
 import os
 import pathlib
 import re
+import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from chrek import log, procfs, rootfd
-from chrek.criu import images, sockets
+from chrek import log, manifest, procfs, rootfd
+from chrek.criu import images, sockets, timers
 from chrek.criu import messages_pb2 as pb
 
 _FOLDER = re.compile(r"^(.*?)/(\.\.\d{4}_\d\d_\d\d_[^/]+)((?:/.*)?)$")
@@ -24,26 +26,23 @@ _NEWEST = "..data"
 
 
 def adapt(
-    staging: pathlib.Path, addresses: Sequence[str], init_pid: int, logger: log.Logger
+    staging: pathlib.Path, described: manifest.Manifest, init_pid: int, logger: log.Logger
 ) -> None:
-    """Edit the images in a staging directory for the container of a PID 1.
-
-    Args:
-        addresses: of the pod that was captured.
-    """
+    """Edit the images in a staging directory for the container of a PID 1."""
     path = staging / "files.img"
     entries = images.read(path, pb.FileEntry)
-    moved = moved_addresses(addresses, procfs.addresses(init_pid))
+    moved = moved_addresses(described.source.addresses, procfs.addresses(init_pid))
     closed, rewritten = sockets.rewrite(entries, moved)
     renamed = _rename(entries, folders(init_pid, procfs.mounts(init_pid)))
-    if closed or rewritten or renamed:
+    timed = timers.mend(entries, _seconds_since(described.createdAt))
+    if closed or rewritten or renamed or timed:
         path.write_bytes(images.encode(path.name, entries))
     for stream in staging.glob("tcp-stream-*.img"):
         data = stream.read_bytes()
         settled = sockets.settle(data, stream.name)
         if settled != data:
             stream.write_bytes(settled)
-    logger.debug("surroundings", closed=closed, rewritten=rewritten, renamed=renamed)
+    logger.debug("surroundings", closed=closed, rewritten=rewritten, renamed=renamed, timed=timed)
 
 
 def moved_addresses(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:
@@ -54,6 +53,15 @@ def moved_addresses(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:
         after = [a for a in new if (":" in a) is is_v6]
         moved.update(zip(before, after, strict=False))
     return {a: b for a, b in moved.items() if a != b}
+
+
+def _seconds_since(created_at: str) -> float:
+    """By the wall clocks of two nodes, so never less than none."""
+    try:
+        then = calendar.timegm(time.strptime(created_at, "%Y-%m-%dT%H:%M:%SZ"))
+    except ValueError:
+        return 0
+    return max(0, time.time() - then)
 
 
 def folders(pid: int, mounts: Iterable[procfs.Mount]) -> dict[str, str]:

@@ -1,6 +1,8 @@
 """What is of the old pod in the images becomes the new one's."""
 
 import os
+import time
+import types
 
 import pytest
 
@@ -83,10 +85,22 @@ def test_images_are_edited_in_place(tmp_path, monkeypatch):
         "tcp-stream-1.img", [pb.TcpStreamEntry(inq_len=1, outq_len=3, unsq_len=2)]
     )
     (tmp_path / "tcp-stream-1.img").write_bytes(stream + b"abcd")
-    surroundings.adapt(tmp_path, ["10.0.0.1"], 1, LOG)
+    described = types.SimpleNamespace(
+        source=types.SimpleNamespace(addresses=["10.0.0.1"]), createdAt="2026-11-25T10:00:00Z"
+    )
+    surroundings.adapt(tmp_path, described, 1, LOG)
     found = images.read(tmp_path / "files.img", pb.FileEntry)
     assert [entry.reg.name for entry in found] == [f"etc/config/{NEW}/setting", "usr/bin/python3"]
     head, rest = images.head(
         (tmp_path / "tcp-stream-1.img").read_bytes(), pb.TcpStreamEntry, "tcp-stream-1.img"
     )
     assert (head.unsq_len, rest) == (0, b"abcd")
+
+
+def test_time_passes_and_never_backwards():
+    def written(seconds):
+        return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + seconds))
+
+    assert 90 < surroundings._seconds_since(written(-100)) < 110
+    assert surroundings._seconds_since(written(1000)) == 0
+    assert surroundings._seconds_since("when") == 0
