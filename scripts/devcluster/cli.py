@@ -29,7 +29,8 @@ storage class whose volumes every node sees. It needs Linux and root, no engine.
 
 EPILOG = """\
 environment:
-  CHREK_CACHE   where builds and the cluster's state lie (default ~/.cache/chrek)
+  CHREK_CACHE         where builds and the cluster's state lie (default ~/.cache/chrek)
+  CHREK_BOOT_OFFSETS  seconds that a node's clocks since boot are ahead, such as n2=259200
 
 examples:
   scripts/cluster up

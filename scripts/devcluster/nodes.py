@@ -24,6 +24,8 @@ from devcluster import (
 )
 
 START_SECONDS = 30.0
+BOOT_OFFSETS = "CHREK_BOOT_OFFSETS"
+"""Environment variable: `n2=259200`, separated by commas; see `boot_seconds`."""
 
 
 def record_name(node: addresses.Node) -> str:
@@ -56,6 +58,34 @@ def init_of(records: processes.Records, node: addresses.Node) -> processes.Proce
     return init
 
 
+def boot_seconds(node: addresses.Node, offsets: str) -> int:
+    """How much longer than this machine a node shall seem to run: its clocks since boot are ahead.
+
+    Raises:
+        ClusterError: `offsets` is not what BOOT_OFFSETS says.
+    """
+    found = {}
+    for part in filter(None, offsets.split(",")):
+        name, _, seconds = part.partition("=")
+        try:
+            found[addresses.Node.parse(name.strip())] = int(seconds)
+        except ValueError as err:
+            raise errors.ClusterError(
+                f"{BOOT_OFFSETS}: {part!r} is not a node and its seconds", hint="such as n2=259200"
+            ) from err
+    return found.get(node, 0)
+
+
+def _unshare(node: addresses.Node) -> list[str]:
+    """The command that runs another one in a node's own namespaces."""
+    argv = ["unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--kill-child",
+            "--propagation", "private"]  # fmt: skip
+    seconds = boot_seconds(node, os.environ.get(BOOT_OFFSETS, ""))
+    if seconds:
+        argv += ["--time", f"--boottime={seconds}", f"--monotonic={seconds}"]
+    return argv
+
+
 def start(where: cache.Cache, records: processes.Records, node: addresses.Node) -> None:
     """Start a node and connect it, unless it runs; its daemons come up on their own."""
     if records.load(record_name(node)):
@@ -69,8 +99,7 @@ def start(where: cache.Cache, records: processes.Records, node: addresses.Node) 
     cgroups.create(node.cgroup)
     launcher = records.spawn(
         f"launch-{node.name}",
-        ["unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--fork", "--kill-child",
-         "--propagation", "private", "bash", f"{node_files.INIT}", "enter"],
+        [*_unshare(node), "bash", f"{node_files.INIT}", "enter"],
         log=logs / "init.log",
         env={
             "NODE": node.name,
@@ -128,7 +157,7 @@ def wait_for_containerd(
 
 def entering(init: processes.Process) -> list[str]:
     """The command that runs another one inside a node."""
-    kinds = ["--mount", "--uts", "--ipc", "--net", "--pid"]
+    kinds = ["--mount", "--uts", "--ipc", "--net", "--pid", "--time"]
     return ["nsenter", f"--target={init.pid}", *kinds, "--"]
 
 

@@ -147,6 +147,8 @@ def capture(
                 _archive(wanted, stage, mounts)
             if not wanted.leave_running:
                 finish()
+                # CRIU would let them end without a word; so their peers are told.
+                release_sockets(wanted.root_pid)
 
     with contextlib.ExitStack() as stack:
         root_pidfd = os.pidfd_open(wanted.root_pid)

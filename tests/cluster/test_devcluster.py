@@ -11,7 +11,18 @@ from pathlib import Path
 
 import pytest
 
-from devcluster import cache, cgroups, cluster, commands, dns, errors, steps, tools
+from devcluster import (
+    addresses,
+    cache,
+    cgroups,
+    cluster,
+    commands,
+    dns,
+    errors,
+    nodes,
+    steps,
+    tools,
+)
 
 
 def record(name: bytes, kind: int, data: bytes) -> bytes:
@@ -146,3 +157,17 @@ def test_errors_name_the_value_and_what_to_do(
     assert done.returncode in (1, 2)
     assert done.stdout == ""
     assert re.search(message, done.stderr), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("offsets", "seconds"),
+    [("", 0), ("n2=259200", 259200), ("n1=5,n2=-7", -7), ("n1=5", 0), ("n2=1,", 1)],
+)
+def test_boot_times_of_nodes(offsets: str, seconds: int) -> None:
+    assert nodes.boot_seconds(addresses.Node.parse("n2"), offsets) == seconds
+
+
+@pytest.mark.parametrize("offsets", ["n2", "n2=soon", "two=3"])
+def test_boot_times_that_are_none(offsets: str) -> None:
+    with pytest.raises(errors.ClusterError, match="not"):
+        nodes.boot_seconds(addresses.Node.parse("n2"), offsets)
