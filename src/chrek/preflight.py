@@ -14,7 +14,7 @@ import re
 import time
 from collections.abc import Iterable
 
-from chrek import archive, errors, hugetlb, ipc, mqueue, names, procfs, rootfd
+from chrek import archive, endpoints, errors, hugetlb, ipc, mqueue, names, procfs, rootfd
 
 SEARCH_SECONDS = 10.0
 """How long the files that inotify watches are searched for, before anything is frozen."""
@@ -72,6 +72,12 @@ def _hugetlb(pid: int) -> errors.UnsupportedError:
 
 def _check_descriptors(pid: int, huge: frozenset[int]) -> set[tuple[str, int]]:
     watched = set()
+    pidfd = os.pidfd_open(pid)
+    try:
+        for number in os.listdir(f"/proc/{pid}/fd"):
+            _check_socket(pid, pidfd, number)
+    finally:
+        os.close(pidfd)
     for number in os.listdir(f"/proc/{pid}/fd"):
         with contextlib.suppress(FileNotFoundError):
             target = os.readlink(f"/proc/{pid}/fd/{number}")
@@ -89,6 +95,15 @@ def _check_descriptors(pid: int, huge: frozenset[int]) -> set[tuple[str, int]]:
             elif target.startswith("/") and hugetlb.is_descriptor(pid, int(number), huge):
                 raise _hugetlb(pid)
     return watched
+
+
+def _check_socket(pid: int, pidfd: int, number: str) -> None:
+    found = None
+    with contextlib.suppress(OSError):  # It was closed meanwhile.
+        if os.readlink(f"/proc/{pid}/fd/{number}").startswith("socket:"):
+            found = endpoints.problem(pidfd, int(number))
+    if found is not None:
+        raise _refused(pid, found[0], names.Reason.UNSUPPORTED, found[1])
 
 
 def _watched(text: str) -> set[tuple[str, int]]:

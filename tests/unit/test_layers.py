@@ -32,7 +32,7 @@ LAYERS = [
         "mqueue",
     ],
     ["removal"],
-    ["hugetlb"],
+    ["endpoints", "hugetlb"],
     ["digest", "inode", "ipcns", "podtemplate", "rootfd"],
     [
         "identity",
