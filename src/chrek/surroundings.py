@@ -37,12 +37,15 @@ def adapt(
     timed = timers.mend(entries, _seconds_since(described.createdAt))
     if closed or rewritten or renamed or timed:
         path.write_bytes(images.encode(path.name, entries))
+    _forget_deleted(staging, renamed)
     for stream in staging.glob("tcp-stream-*.img"):
         data = stream.read_bytes()
         settled = sockets.settle(data, stream.name)
         if settled != data:
             stream.write_bytes(settled)
-    logger.debug("surroundings", closed=closed, rewritten=rewritten, renamed=renamed, timed=timed)
+    logger.debug(
+        "surroundings", closed=closed, rewritten=rewritten, renamed=len(renamed), timed=timed
+    )
 
 
 def moved_addresses(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:
@@ -82,8 +85,8 @@ def folders(pid: int, mounts: Iterable[procfs.Mount]) -> dict[str, str]:
     return found
 
 
-def _rename(entries: Iterable[pb.FileEntry], newest: Mapping[str, str]) -> int:
-    count = 0
+def _rename(entries: Iterable[pb.FileEntry], newest: Mapping[str, str]) -> set[int]:
+    renamed = set()
     for entry in entries:
         if not entry.HasField("reg"):
             continue
@@ -94,5 +97,19 @@ def _rename(entries: Iterable[pb.FileEntry], newest: Mapping[str, str]) -> int:
         entry.reg.name = f"{match[1]}/{name}{match[3]}"
         # Whether it may be another content is decided by the facts: of a token it always is one.
         entry.reg.ClearField("size")
-        count += 1
-    return count
+        renamed.add(entry.reg.id)
+    return renamed
+
+
+def _forget_deleted(staging: pathlib.Path, renamed: set[int]) -> None:
+    """Files that the kubelet had replaced while they were open: the new pod has newer ones.
+
+    CRIU would make the deleted ones again, in a place that cannot be written.
+    """
+    path = staging / "remap-fpath.img"
+    if not renamed or not path.exists():
+        return
+    remaps = images.read(path, pb.RemapFilePathEntry)
+    kept = [remap for remap in remaps if remap.orig_id not in renamed]
+    if len(kept) < len(remaps):
+        path.write_bytes(images.encode(path.name, kept))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pathlib
 import subprocess
 import time
@@ -70,7 +71,8 @@ def mounted(folder: str, text: str) -> str:
     return (
         "mkdir -p etc/config; mount -t tmpfs config etc/config; cd etc/config;"
         f"mkdir {folder}; echo {text} >{folder}/setting; ln -s {folder} ..data;"
-        "ln -s ..data/setting setting; cd ../..; mount -o remount,ro etc/config"
+        "ln -s ..data/setting setting; cd ../..;"
+        "mount --bind etc/config etc/config; mount -o remount,bind,ro etc/config"
     )
 
 
@@ -98,6 +100,51 @@ def test_files_of_a_config_map_are_the_new_pods(
     assert after["directory"] == f"/etc/config/{folders['target'][0]}"
     assert after["read"] == after["near"] == "value-of-another-length\n"
     assert after["mapped"] == "valu"
+
+
+def test_a_file_that_the_kubelet_replaced_while_it_was_open(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a token of a service account, every hour."""
+    folders = ("..2026_11_24_08_00_00.1", "..2026_11_25_09_30_00.42")
+    source = HELD.replace('os.chdir("/etc/config/..data")', 'os.chdir("/")')
+    source = source.replace('open("setting")', 'open("/etc/config/setting")')
+    answer = sandboxed.check
+    # Deleted by whoever sees the volume, as the kubelet does; the container cannot.
+    replace = (
+        "mount -o remount,bind,rw {0}; cd {0}; mkdir ..next; echo newer >..next/setting;"
+        "rm ..data; ln -s ..next ..data; rm -r {1}; mount -o remount,bind,ro {0}"
+    )
+
+    def replaced(pid: int) -> sandboxed.Object:
+        if folders[0] in os.listdir(f"/proc/{pid}/root/etc/config"):
+            argv = [
+                "nsenter",
+                "-t",
+                str(pid),
+                "-m",
+                "sh",
+                "-ec",
+                replace.format("/etc/config", folders[0]),
+            ]
+            subprocess.run(argv, check=True)
+        return answer(pid)
+
+    def container(
+        one: workload.Workload, path: pathlib.Path, name: str, *argv: str
+    ) -> sandbox.Container:
+        prepare = mounted(folders[name == "target"], "value")
+        return sandbox.Container(path / name, name, *argv, user=65532, prepare=prepare)
+
+    monkeypatch.setattr(sandboxed, "container", container)
+    monkeypatch.setattr(sandboxed, "check", replaced)
+    one = workload.Workload("held", source, workload.Options(), workload.equal)
+    before, _, artifact = sandboxed.capture(one, tmp_path, stores.Store(tmp_path / "checkpoints"))
+    assert before["name"].endswith(" (deleted)")
+    with sandboxed.restoring(one, tmp_path, artifact) as target:
+        after = answer(target.pid)
+    assert after["name"] == f"/etc/config/{folders[1]}/setting"
+    assert after["read"] == after["near"] == "value\n"
 
 
 @pytest.mark.parametrize("address", ["10.99.0.5", "fd00:99::5", "127.0.0.1"])

@@ -51,7 +51,7 @@ def regular(name):
 )
 def test_files_of_the_kubelet_are_found_by_their_new_name(name, renamed):
     entry = regular(name)
-    assert surroundings._rename([entry], {"/etc/config": NEW}) == (renamed is not None)
+    assert surroundings._rename([entry], {"/etc/config": NEW}) == ({1} if renamed else set())
     assert entry.reg.name == (renamed or name)
     assert entry.reg.HasField("size") == (renamed is None)
 
@@ -104,3 +104,13 @@ def test_time_passes_and_never_backwards():
     assert 90 < surroundings._seconds_since(written(-100)) < 110
     assert surroundings._seconds_since(written(1000)) == 0
     assert surroundings._seconds_since("when") == 0
+
+
+def test_replaced_files_of_the_kubelet_are_not_made_again(tmp_path):
+    path = tmp_path / "remap-fpath.img"
+    surroundings._forget_deleted(tmp_path, {1})
+    assert not path.exists()
+    remaps = [pb.RemapFilePathEntry(orig_id=number, remap_id=7, remap_type=1) for number in (1, 2)]
+    path.write_bytes(images.encode(path.name, remaps))
+    surroundings._forget_deleted(tmp_path, {1, 5})
+    assert [one.orig_id for one in images.read(path, pb.RemapFilePathEntry)] == [2]

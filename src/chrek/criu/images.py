@@ -24,6 +24,7 @@ MAGICS = {
     "seccomp": 0x64413049,
     "files": 0x56303138,
     "tcp": 0x51465506,
+    "remap": 0x59133954,
 }
 MAX_BYTES = 256 << 20
 """No image that is decoded here comes near this; pages are never decoded."""

@@ -288,6 +288,16 @@ class RegFileEntry(_message.Message):
     ext: bool
     def __init__(self, id: _Optional[int] = ..., flags: _Optional[int] = ..., name: _Optional[str] = ..., size: _Optional[int] = ..., ext: _Optional[bool] = ...) -> None: ...
 
+class RemapFilePathEntry(_message.Message):
+    __slots__ = ("orig_id", "remap_id", "remap_type")
+    ORIG_ID_FIELD_NUMBER: _ClassVar[int]
+    REMAP_ID_FIELD_NUMBER: _ClassVar[int]
+    REMAP_TYPE_FIELD_NUMBER: _ClassVar[int]
+    orig_id: int
+    remap_id: int
+    remap_type: int
+    def __init__(self, orig_id: _Optional[int] = ..., remap_id: _Optional[int] = ..., remap_type: _Optional[int] = ...) -> None: ...
+
 class InetSkEntry(_message.Message):
     __slots__ = ("id", "ino", "family", "type", "proto", "state", "src_port", "dst_port", "src_addr", "dst_addr", "shutdown")
     ID_FIELD_NUMBER: _ClassVar[int]
