@@ -51,25 +51,25 @@ def main(description: str | None) -> int:
         signal.signal(number, bench.interrupt)
     try:
         with setup.prepared() as live:
-            report = check(live, options.tensor_parallel_size or [1, 2], keep=options.keep)
+            sizes = options.tensor_parallel_size or [1, 2]
+            runs = check(live, sizes, options.output, keep=options.keep)
     except errors.ShowError as err:
         sys.stderr.write(f"error: {err}\n")
         return 1
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         return 130
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(report, indent=2) + "\n")
-    print(summary(report["runs"]))
+    print(summary(runs))
     commands.say(f"written to {options.output}")
-    wrong = [run["tensor_parallel_size"] for run in report["runs"] if not run["same_tokens"]]
+    wrong = [run["tensor_parallel_size"] for run in runs if not run["same_tokens"]]
     if wrong:
         sys.stderr.write(f"error: other tokens than cold with tensor parallel size {wrong}\n")
     return 1 if wrong else 0
 
 
-def check(live: cluster.Cluster, sizes: list[int], *, keep: bool) -> Object:
-    """Everything on the cluster; the report is what is written."""
+def check(live: cluster.Cluster, sizes: list[int], output: Path, *, keep: bool) -> list[Object]:
+    """Everything on the cluster; what is measured is written after each run."""
+    runs: list[Object] = []
     if not live.own:
         raise errors.ShowError(
             "the packages lie in a folder that only nodes of scripts/cluster see",
@@ -82,15 +82,19 @@ def check(live: cluster.Cluster, sizes: list[int], *, keep: bool) -> Object:
             "what": "vllm",
             "machine": machine.facts(live),
             "versions": {**vllm_packages.versions(), **_versions(live)},
-            "runs": [_run(live, size) for size in sizes],
+            "runs": runs,
         }
+        for size in sizes:
+            runs.append(_run(live, size))
+            output.parent.mkdir(parents=True, exist_ok=True)
+            output.write_text(json.dumps(report, indent=2) + "\n")
     except errors.ShowError:
         sys.stderr.write(diagnosis.report(live, NAMESPACE) + "\n")
         raise
     finally:
         if not keep:
             _remove(live)
-    return report
+    return runs
 
 
 def _versions(live: cluster.Cluster) -> dict[str, str]:
@@ -116,6 +120,7 @@ def _run(live: cluster.Cluster, size: int) -> Object:
         f"checkpoint made on {made.get('node')}: {table.size(made['bytes'])}, "
         f"worker frozen for {example.capture_seconds(made):.1f} s"
     )
+    restarts = _job_restarts(live, found)
     cold = _cold(live, worker)
     warm = [_warm(live, worker, count) for count in (1, 2)]
     worker.remove()
@@ -131,7 +136,7 @@ def _run(live: cluster.Cluster, size: int) -> Object:
             "bytes": made["bytes"],
             "frozen_seconds": example.capture_seconds(made),
             "steps_seconds": made.get("steps"),
-            "restarts": _job_restarts(live, found),
+            "restarts": restarts,
         },
         "warm": warm,
     }

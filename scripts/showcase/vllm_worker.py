@@ -27,7 +27,7 @@ class Start:
     Attributes:
         ready: seconds from the start of its PID 1 until the API server said Ready.
         completion: seconds from the same moment until the first completion was there.
-        tokens: that completion, as token ids.
+        tokens: that completion, as token ids, separated by spaces.
         restarts: of the container, by then.
     """
 
@@ -35,7 +35,7 @@ class Start:
     node: str
     ready: float
     completion: float
-    tokens: list[int]
+    tokens: str
     restarts: int
 
 
@@ -160,13 +160,13 @@ class Worker(example.Example):
             restarts=restarts(pods.reload(self.live, pod)),
         )
 
-    def _first_completion(self, name: str) -> tuple[list[int], float]:
-        def answered() -> list[int] | None:
+    def _first_completion(self, name: str) -> tuple[str, float]:
+        def answered() -> str | None:
             pod = self.live.get(pods.path(self.namespace, name))
             running = pod and pods.container(pod).get("state", {}).get("running")
             return self.complete(pod) if pod and running else None
 
-        tokens: list[int] = cluster.wait_until(
+        tokens: str = cluster.wait_until(
             answered,
             lambda: f"pod {name} completes\n{pods.describe(self.live, self.namespace, name)}",
             timeout=START_SECONDS,
@@ -174,7 +174,7 @@ class Worker(example.Example):
         )
         return tokens, time.time()
 
-    def complete(self, pod: Object) -> list[int] | None:
+    def complete(self, pod: Object) -> str | None:
         """Token ids of the answer to the prompt at temperature 0; None while nobody listens.
 
         Raises:
@@ -195,8 +195,7 @@ class Worker(example.Example):
             raise errors.ShowError(
                 f"pod {pods.name(pod)} answered HTTP {answer.status}: {answer.text[:500]}"
             )
-        found: list[int] = answer.json()["choices"][0]["token_ids"]
-        return found
+        return " ".join(map(str, answer.json()["choices"][0]["token_ids"]))
 
 
 def restarts(pod: Object) -> int:

@@ -99,7 +99,7 @@ def test_the_worker_and_its_identity_agree(size):
 
 
 def test_the_table_has_every_start():
-    start = {"node": "n1", "ready": 100.04, "completion": 101.0, "restarts": 0, "tokens": [1]}
+    start = {"node": "n1", "ready": 100.04, "completion": 101.0, "restarts": 0, "tokens": "1"}
     warm = {**start, "ready": 4.0, "agent": {"criu_seconds": 2.5, "bytes": 3_000_000_000}}
     made = {"node": "n1", "bytes": 3_000_000_000, "steps_seconds": {"dump": 8.0}, "restarts": 0}
     run = {"tensor_parallel_size": 2, "same_tokens": False, "cold": start, "checkpoint": made}
