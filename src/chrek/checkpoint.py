@@ -42,6 +42,7 @@ from chrek import (
     preflight,
     procfs,
     rootfd,
+    space,
 )
 from chrek import store as stores
 from chrek.criu import service
@@ -111,6 +112,7 @@ def capture(
     with logger.step("preflight", seconds):
         found = preflight.look(wanted.root_pid)
         watched = preflight.paths(found, wanted.root_pid, mounts)
+        space.check(wanted.root_pid, store.base)
     stdio = [os.readlink(f"/proc/{wanted.root_pid}/fd/{number}") for number in range(3)]
     root_pid = procfs.status(wanted.root_pid).nspids[-1]
     source: list[manifest.Source] = []

@@ -58,6 +58,8 @@ ENV_LOCATION = "DYN_CHECKPOINT_LOCATION"
 ENV_PATH = "DYN_CHECKPOINT_PATH"
 ENV_HASH = "DYN_CHECKPOINT_HASH"
 ENV_READY_FILE = "DYN_READY_FOR_CHECKPOINT_FILE"
+ENV_CONTROL_DIRECTORY = "DYN_SNAPSHOT_CONTROL_DIR"
+"""Where newer Dynamo workers say that they are ready and learn that they were restored."""
 
 VOLUME = "chrek"
 MOUNT_PATH = "/chrek"
@@ -202,6 +204,7 @@ class Reason(enum.StrEnum):
     WAKE_FAILED = "WakeFailed"
     DEADLINE_EXCEEDED = "DeadlineExceeded"
     STORE_FAILED = "StoreFailed"
+    NOT_ENOUGH_SPACE = "NotEnoughSpace"
     UNSUPPORTED = "Unsupported"
     # Admission.
     COMMAND_UNKNOWN = "CommandUnknown"

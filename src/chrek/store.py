@@ -69,6 +69,11 @@ class Store:
         self._base = base
         self._root = base / "ns" / _valid(_NAMESPACE, namespace) if namespace else base
 
+    @property
+    def base(self) -> pathlib.Path:
+        """Where the volume is mounted."""
+        return self._base
+
     def location(self, identity_hash: str) -> str:
         """What the status of a DynamoCheckpoint calls Location."""
         return str(self._root / _valid(_HASH, identity_hash))

@@ -29,6 +29,7 @@ LAYERS = [
         "dynamo",
         "initfile",
         "ipc",
+        "space",
         "mqueue",
     ],
     ["removal"],
