@@ -25,9 +25,10 @@ def main(description: str | None) -> int:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    what = parser.add_subparsers(dest="what", required=True, metavar="{start,operator}")
+    what = parser.add_subparsers(dest="what", required=True, metavar="{start,operator,restore}")
     _start_arguments(what.add_parser("start", help="cold and warm starts of the example"))
     _operator_arguments(what.add_parser("operator", help="the operator with many objects"))
+    _restore_arguments(what.add_parser("restore", help="captures and restores beside stock CRIU"))
     options = parser.parse_args()
     run: Callable[[argparse.Namespace], Object] = options.run
     for number in SIGNALS:
@@ -93,6 +94,31 @@ def _operator(options: argparse.Namespace) -> Object:
             checkpoints=options.checkpoints, graphs=options.graphs, rest_seconds=options.rest
         )
         return {"what": "operator", "machine": machine.facts(live), **figures}
+
+
+def _restore_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--sizes", default="0.25,1,4,8", help="GiB of memory, with commas (default: 0.25,1,4,8)"
+    )
+    parser.add_argument("--repeat", type=int, default=3, help="restores of each kind")
+    parser.add_argument("--output", type=Path, default=FOLDER / "restore.json")
+    parser.set_defaults(run=_restore, headline="figures")
+
+
+def _restore(options: argparse.Namespace) -> Object:
+    if os.geteuid():
+        raise errors.ShowError("it makes containers", hint="run it as root")
+    try:
+        sizes = [float(word) for word in options.sizes.split(",")]
+    except ValueError as err:
+        raise errors.ShowError(f"--sizes {options.sizes}: {err}") from err
+    _go_on_with_packages()
+    os.environ.setdefault("CHREK_LIBEXEC", os.fspath(commands.cache() / "libexec"))
+    commands.run([os.fspath(commands.ROOT / "scripts" / "build"), "bundle"])
+    from showcase import machine, restores
+
+    figures = restores.measure(sizes, options.repeat)
+    return {"what": "restore", "machine": machine.facts(None), **figures}
 
 
 def _go_on_with_packages() -> None:

@@ -14,6 +14,8 @@ import blake3
 from chrek import errors, manifest
 
 THREADS = max(1, min(4, os.cpu_count() or 1))
+BESIDE_CRIU = max(1, THREADS - 1)
+"""Threads while CRIU works, which is what a restore waits for: one core is CRIU's."""
 
 
 class Pool:
@@ -22,9 +24,9 @@ class Pool:
     `cancel()` stops everything that is still queued; a restore that has failed waits for nobody.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, threads: int = THREADS) -> None:
         self._executor = concurrent.futures.ThreadPoolExecutor(
-            THREADS, thread_name_prefix="chrek-digest"
+            threads, thread_name_prefix="chrek-digest"
         )
         self._buffers = threading.local()
 

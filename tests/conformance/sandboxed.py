@@ -19,7 +19,7 @@ from chrek import store as stores
 from chrek.criu import service
 from conformance import harness, view
 from conformance.workload import Object, Workload
-from system import sandbox
+from showcase import sandbox
 
 LOG = log.get(__name__)
 HASH = "0123456789abcdef"

@@ -16,7 +16,7 @@ import pytest
 from chrek import checkpoint, compatibility, errors, facts, log, manifest, names, restore
 from chrek import store as stores
 from chrek.criu import service
-from system import sandbox
+from showcase import sandbox
 
 pytestmark = pytest.mark.system
 LOG = log.get(__name__)

@@ -22,7 +22,7 @@ import pytest
 from chrek import digest, manifest, names, procfs
 from chrek import store as stores
 from chrek.criu import service
-from system import sandbox
+from showcase import sandbox
 
 pytestmark = pytest.mark.system
 FOLDER = pathlib.Path(__file__).parent

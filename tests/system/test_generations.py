@@ -10,7 +10,7 @@ import pytest
 from chrek import checkpoint, log
 from chrek import store as stores
 from conformance import sandboxed, view, workload
-from system import sandbox
+from showcase import sandbox
 
 pytestmark = pytest.mark.system
 LOG = log.get(__name__)

@@ -15,7 +15,7 @@ import pytest
 from chrek import checkpoint, errors, ipc, ipcns, log, manifest, mqueue, names, procfs, restore
 from chrek import store as stores
 from chrek.criu import service
-from system import sandbox
+from showcase import sandbox
 
 pytestmark = pytest.mark.system
 LOG = log.get(__name__)

@@ -20,7 +20,7 @@ from chrek import config, errors
 from chrek.kube import api
 from chrek.operator import commands
 from fakes import api_server
-from system import sandbox
+from showcase import sandbox
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
 

@@ -13,7 +13,7 @@ from chrek import checkpoint, errors, log, manifest, names, procfs, restore
 from chrek import store as stores
 from chrek.criu import images, service
 from chrek.criu import messages_pb2 as pb
-from system import sandbox
+from showcase import sandbox
 
 pytestmark = pytest.mark.system
 LOG = log.get(__name__)

@@ -33,7 +33,7 @@ from chrek import store as stores
 from chrek.agent import calls, captures, connection, decision, objects, slots
 from chrek.criu import service
 from fakes import projected
-from system import sandbox
+from showcase import sandbox
 
 pytestmark = pytest.mark.system
 LOG = log.get(__name__)

@@ -14,7 +14,7 @@ import pytest
 
 from chrek import checkpoint, errors, log, manifest, names, procfs
 from chrek import store as stores
-from system import sandbox
+from showcase import sandbox
 from system.test_crash_matrix import HASH, Scene, criu, wait, well
 
 pytestmark = pytest.mark.system

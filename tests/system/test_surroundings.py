@@ -11,7 +11,7 @@ import pytest
 
 from chrek import store as stores
 from conformance import sandboxed, workload
-from system import sandbox
+from showcase import sandbox
 
 pytestmark = pytest.mark.system
 

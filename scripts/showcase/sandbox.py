@@ -1,6 +1,6 @@
 """A container without a container runtime: namespaces, an overlay root, chrek-init as PID 1.
 
-The test plays the agent on the socket, so that capture and restore are exercised without a cluster.
+Whoever starts one plays the agent on the socket, so that captures and restores need no cluster.
 """
 
 from __future__ import annotations
