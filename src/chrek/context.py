@@ -1,9 +1,9 @@
 """`restore-context.json`: what a restored worker is told of the world that it wakes up in.
 
-Its memory is that of another pod. The file, in the container's chrek volume, says which pod it is in
-now: the environment that a new process would have, names and addresses, and random bytes that no
-other restore of the artifact has. `chrek.worker` reads it; `schemas/restore-context.schema.json` is
-generated from these classes. It may hold secrets, as an environment may: only the worker's own user
+Its memory is that of another pod. The file, in the container's chrek volume, says which pod it is
+in now: the environment that a new process would have, names and addresses, and random bytes that
+no other restore of the artifact has. `chrek.worker` reads it; its schema in `schemas/` is generated
+from these classes. It may hold secrets, as an environment may: only the worker's own user
 can read it, and nothing of it is logged. A restore that cannot write it has failed: a worker that
 waits for the file would never serve, and one that does not would go on as a copy of its siblings.
 

@@ -56,6 +56,7 @@ _ENVIRONMENT = {
     names.ENV_PATH,
     names.ENV_HASH,
     names.ENV_READY_FILE,
+    names.ENV_CONTROL_DIRECTORY,
     *names.ENV_ALIASES,
 }
 

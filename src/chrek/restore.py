@@ -21,7 +21,9 @@ from collections.abc import Callable, Iterator
 from chrek import (
     archive,
     cgroups,
+    context,
     digest,
+    dynamo,
     errors,
     initfile,
     ipcstate,
@@ -58,6 +60,7 @@ def restore(
     logger: log.Logger,
     *,
     volumes: dict[str, bool],
+    pod: context.Pod | None = None,
     timeout_seconds: float,
     progress: Callable[[str], None] = lambda _: None,
 ) -> Restored:
@@ -67,6 +70,7 @@ def restore(
         init_pid: PID 1 of the new container (its host pid).
         staging: empty directory on a tmpfs that only the agent sees; emptied again.
         volumes: mount point -> whether the new container alone sees it.
+        pod: whose container it is; told to the restored worker.
         progress: called with the name of each step as it begins.
 
     Raises:
@@ -83,7 +87,7 @@ def restore(
     with contextlib.ExitStack() as stack:
         pidfd = os.pidfd_open(init_pid)
         stack.callback(os.close, pidfd)
-        pool = stack.enter_context(digest.Pool())
+        pool = stack.enter_context(digest.Pool(digest.BESIDE_CRIU))
         with step("stage"):
             pages = _verify_pages(artifact, pool, stack)
             stack.callback(pool.cancel)
@@ -97,7 +101,7 @@ def restore(
             surroundings.adapt(staging, described, init_pid, logger)
         with step("files"):
             shared = stack.enter_context(ipcstate.prepare(staging, small, init_pid, logger))
-            _put_files(small, described, init_pid, volumes, logger)
+            _put_files(small, described, init_pid, volumes, logger, pod or context.Pod())
         with step("criu"):
             stack.enter_context(_page_files(artifact, staging))
             try:
@@ -112,6 +116,8 @@ def restore(
                 for future in pages:
                     future.result()
                 raise
+        with step("tell"):
+            _tell(init_pid)
     return Restored(seconds=seconds, total_seconds=round(time.monotonic() - begin, 6))
 
 
@@ -186,6 +192,7 @@ def _put_files(
     init_pid: int,
     volumes: dict[str, bool],
     logger: log.Logger,
+    pod: context.Pod,
 ) -> None:
     data = small.get(archive.DATA, b"")
     entries = archive.decode(small.get(archive.INDEX, b"\x90"), len(described.volumes), len(data))
@@ -209,7 +216,20 @@ def _put_files(
         count = archive.apply(entries, io.BytesIO(data), roots, replace={0, *mirror}, mirror=mirror)
         with initfile.directory(root, mounts) as ours:
             changed = initfile.put(ours, small[described.file(initfile.NAME).name])
+            init = procfs.status(init_pid)
+            told = context.describe(described, init_pid, pod)
+            context.put(ours, told, init.uids[0], init.gids[0])
+            dynamo.forget(ours)
     logger.debug("files", entries=len(entries), put=count, bytes=len(data), init_changed=changed)
+
+
+def _tell(init_pid: int) -> None:
+    root = rootfd.process_root(init_pid)
+    try:
+        with initfile.directory(root, procfs.mounts(init_pid)) as ours:
+            dynamo.restored(init_pid, ours)
+    finally:
+        os.close(root)
 
 
 @contextlib.contextmanager

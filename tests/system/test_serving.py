@@ -381,9 +381,7 @@ def test_the_agent_captures_a_pod_that_the_operator_names(tmp_path: pathlib.Path
         there: list[objects.Checkpoint] = []
         agent = captures.Captures(settings, "node", "ns", reporter, slots.Slots(1))  # type: ignore[arg-type]
         cold = decision.Cold("CheckpointNotReady", "it is being made")
-        task = asyncio.ensure_future(
-            agent.serve(conn, caller, lambda: pod, lambda: there, -1, cold)
-        )
+        task = asyncio.ensure_future(agent.serve(conn, caller, lambda: pod, lambda: there, cold))
         await asyncio.to_thread(made.wait_for, "worker ready")
         await asyncio.to_thread(made.request, "count")
         for count, code in enumerate((7, 0), 1):

@@ -338,7 +338,7 @@ class Serving:
         self.task = asyncio.ensure_future(
             self.made.serve(
                 *(scene.init.conn, scene.init.peer, lambda: scene.pod),
-                *(lambda: self.checkpoints, -1, cold),
+                *(lambda: self.checkpoints, cold),
             )
         )
         if cold:
@@ -449,7 +449,7 @@ async def test_a_pid_namespace_that_cannot_be_prepared_starts_cold(scene, monkey
     serving = Serving(scene, NAMED)
     task = asyncio.ensure_future(
         serving.made.serve(
-            *(scene.init.conn, scene.init.peer, lambda: scene.pod), *(lambda: [], -1, COLD)
+            *(scene.init.conn, scene.init.peer, lambda: scene.pod), *(lambda: [], COLD)
         )
     )
     assert await scene.init.read() == "cold CheckpointNotReady it is being made"
@@ -463,7 +463,7 @@ async def test_a_worker_that_ends(scene, dumping, when):
     if when == "before the answer":
         serving.task = asyncio.ensure_future(
             serving.made.serve(
-                *(scene.init.conn, scene.init.peer, lambda: scene.pod), *(lambda: [], -1, COLD)
+                *(scene.init.conn, scene.init.peer, lambda: scene.pod), *(lambda: [], COLD)
             )
         )
         assert await scene.init.read("serve")

@@ -142,14 +142,14 @@ async def test_a_worker_that_is_served_already(agent, init, monkeypatch):
     """By an agent before this one; it may still be captured."""
     served = []
 
-    async def serve(conn, caller, pod_of, checkpoints_of, directory, cold):
-        served.append((pod_of().name, checkpoints_of(), directory, cold))
+    async def serve(conn, caller, pod_of, checkpoints_of, cold):
+        served.append((pod_of().name, checkpoints_of(), cold))
         await conn.send("served")
 
     monkeypatch.setattr(agent._captures, "serve", serve)
     agent._pods["uid-1"] = projected.POD
     assert await converse(agent, init, "chrek 1 serving", like(init)) == "served"
-    assert served == [("p", [], -1, None)]
+    assert served == [("p", [], None)]
 
 
 REFUSED = {

@@ -41,8 +41,8 @@ class Source:
     def __init__(self):
         self.served = []
 
-    async def serve(self, conn, caller, pod_of, checkpoints_of, directory, cold):
-        self.served.append((pod_of().name, len(checkpoints_of()), directory, cold.reason))
+    async def serve(self, conn, caller, pod_of, checkpoints_of, cold):
+        self.served.append((pod_of().name, len(checkpoints_of()), cold.reason))
         await conn.send("serve", cold.reason, cold.message)
 
 
@@ -126,7 +126,9 @@ def restoring(monkeypatch):
     calls = []
 
     def use(outcome=None):
-        def restored(artifact, init_pid, staging, logger, *, volumes, timeout_seconds, progress):
+        def restored(
+            artifact, init_pid, staging, logger, *, volumes, pod, timeout_seconds, progress
+        ):
             calls.append((artifact, init_pid, staging, volumes, timeout_seconds))
             progress("criu")
             if callable(outcome):
@@ -232,7 +234,7 @@ async def test_a_worker_that_may_become_the_source(scene, restoring, pod, there,
     checkpoints = there(scene)
     await scene.start(pod=pod, checkpoints=checkpoints)
     assert (await scene.init.read()).startswith(f"serve {reason} ")
-    assert scene.source.served == [("p", len(checkpoints), 7, reason)]
+    assert scene.source.served == [("p", len(checkpoints), reason)]
     assert [outcome for outcome, *_ in scene.told()] == ["cold"]
 
 

@@ -168,6 +168,7 @@ def test_the_environment_of_workers_and_of_checkpoint_jobs():
         "DYN_CHECKPOINT_LOCATION": "/checkpoints/5941a4cb3c363457",
         "DYN_CHECKPOINT_HASH": "5941a4cb3c363457",
         "DYN_READY_FOR_CHECKPOINT_FILE": "/chrek/ready-for-checkpoint",
+        "DYN_SNAPSHOT_CONTROL_DIR": "/chrek",
         "DYNAMO_CHECKPOINT_STORAGE_TYPE": "pvc",
         "DYNAMO_CHECKPOINT_LOCATION": "/checkpoints/5941a4cb3c363457",
         "DYNAMO_CHECKPOINT_HASH": "5941a4cb3c363457",

@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import pathlib
 from collections.abc import Callable, Mapping
 
-from chrek import checkpoint, config, errors, log, names, peer, procfs
+from chrek import checkpoint, config, dynamo, errors, log, names, peer, procfs
 from chrek.agent import capturing, connection, decision, namings, objects, report
 from chrek.agent import slots as slots_module
 from chrek.criu import service
@@ -78,6 +77,8 @@ class Captures:
             logger.info("checkpoint job ended before it was captured")
         except Exception as err:
             await self._capturing.failed(pod, err, logger)
+            with contextlib.suppress(OSError):
+                dynamo.failed(caller.pid)
             await conn.send("failed", capturing.reason_of(err), str(err))
 
     async def serve(
@@ -86,7 +87,6 @@ class Captures:
         caller: peer.Peer,
         pod_of: Callable[[], objects.Pod | None],
         checkpoints_of: Callable[[], list[objects.Checkpoint]],
-        directory: int,
         cold: decision.Cold | None,
     ) -> None:
         """Serve one connected chrek-init of a worker that may be captured while it serves.
@@ -96,13 +96,11 @@ class Captures:
         Args:
             pod_of: the pod as it is now; None once it is gone.
             checkpoints_of: all DynamoCheckpoints as they are now.
-            directory: not used: a serving pod writes no ready file.
             cold: why the worker starts cold; None when it serves already.
         """
         pod = pod_of()
         if pod is None:
             return
-        del directory
         logger = LOG.bind(pod=pod.name, namespace=pod.namespace, container=caller.container_id[:12])
         try:
             if cold is not None and not await _begun(conn, caller, cold, logger):
@@ -193,7 +191,6 @@ class Captures:
         ending: asyncio.Task[None],
     ) -> None:
         """Return when the worker is ready: by its ready file or by its readiness probe."""
-        name = pathlib.PurePath(names.READY_FILE).name
         deadline = asyncio.get_running_loop().time() + self._settings.readyTimeoutSeconds
         while True:
             pod = pod_of()
@@ -203,7 +200,7 @@ class Captures:
             if mode == "probe" or (mode == "auto" and pod.has_readiness_probe):
                 if pod.ready:
                     return
-            elif _exists(directory, name):
+            elif any(_exists(directory, name) for name in dynamo.READY_FILES):
                 return
             if asyncio.get_running_loop().time() > deadline:
                 raise errors.UnsupportedError(

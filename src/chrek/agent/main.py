@@ -216,9 +216,7 @@ class Agent:
                 await self._starts.handle(conn, caller, pod_of, self._checkpoints, directory)
             elif role == "chrek 1 serving" and pod.checkpoint:
                 # Started by an agent before this one, to be captured while it serves.
-                await self._captures.serve(
-                    *(conn, caller, pod_of, self._checkpoints, directory), cold=None
-                )
+                await self._captures.serve(conn, caller, pod_of, self._checkpoints, cold=None)
             else:
                 await conn.send("cold", "PeerRefused", f"pod {pod.name} does not ask for that")
 

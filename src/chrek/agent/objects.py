@@ -15,7 +15,7 @@ from chrek import compatibility, eligibility, errors, manifest, names, state, va
 _OURS = frozenset(
     {
         *(names.ENV_STORAGE_TYPE, names.ENV_LOCATION, names.ENV_PATH, names.ENV_HASH),
-        *(names.ENV_READY_FILE, *names.ENV_ALIASES),
+        *(names.ENV_READY_FILE, names.ENV_CONTROL_DIRECTORY, *names.ENV_ALIASES),
     }
 )
 

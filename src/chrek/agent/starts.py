@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import msgspec
 
-from chrek import config, errors, log, names, peer, procfs, restore
+from chrek import config, context, dynamo, errors, log, names, peer, procfs, restore
 from chrek import store as stores
 from chrek.agent import (
     connection,
@@ -57,7 +57,6 @@ class Source(Protocol):
         caller: peer.Peer,
         pod_of: Callable[[], objects.Pod | None],
         checkpoints_of: Callable[[], list[objects.Checkpoint]],
-        directory: int,
         cold: decision.Cold,
     ) -> None:
         """Start a worker with `serve` and stay with it to its end."""
@@ -123,8 +122,12 @@ class Starts:
             plan = await self._decide(pod, caller, checkpoints)
         except decision.Cold as cold:
             self._cold(pod, cold, begin, logger)
+            with contextlib.suppress(OSError):
+                # A restart of a container that was restored: this one was not.
+                context.remove(directory)
+                dynamo.forget(directory)
             if cold.reason in _CAPTURABLE and _from_worker(pod, checkpoints):
-                await self._source.serve(conn, caller, pod_of, checkpoints_of, directory, cold)
+                await self._source.serve(conn, caller, pod_of, checkpoints_of, cold)
             else:
                 await conn.send("cold", cold.reason, cold.message)
             return
@@ -229,6 +232,9 @@ class Starts:
                 raise errors.PeerError("the container ended during the restore")
         except Exception as err:
             beat.cancel()
+            if not caller.alive() and not isinstance(err, errors.ChrekError):
+                # Whatever was being done in it: a file of /proc that is gone, a broken pipe.
+                err = errors.PeerError(f"the container ended during the restore: {err}")
             await self._failed(conn, caller, pod, plan.record, err, logger)
             return
         finally:
@@ -295,6 +301,7 @@ class Starts:
             pathlib.Path(self._settings.stagingPath) / caller.container_id,
             logger,
             volumes={v.path: v.exclusive for v in pod.volumes},
+            pod=context.Pod(namespace=pod.namespace, name=pod.name, uid=pod.uid),
             timeout_seconds=self._settings.restoreTimeoutSeconds,
             progress=progress,
         )

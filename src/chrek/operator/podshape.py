@@ -119,6 +119,7 @@ def environment(where: place.Place, *, identity_hash: str, source: bool) -> list
     if source:
         values[names.ENV_LOCATION] = where.location(identity_hash)
         values[names.ENV_READY_FILE] = names.READY_FILE
+        values[names.ENV_CONTROL_DIRECTORY] = names.MOUNT_PATH
     else:
         values[names.ENV_PATH] = where.base
     if identity_hash:

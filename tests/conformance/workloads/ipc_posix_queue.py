@@ -5,11 +5,7 @@ import os
 
 LIBC = ctypes.CDLL(None, use_errno=True)
 NAME = b"/conformance"
-OPTIONS = {
-    "differs": {
-        r"fds/\d+/target: '/conformance'": "mq_open's path is below no mount"
-    }
-}
+OPTIONS = {"differs": {r"fds/\d+/target: '/conformance'": "mq_open's path is below no mount"}}
 
 
 class Attributes(ctypes.Structure):
