@@ -1,19 +1,28 @@
-"""kopf's stream without managedFields, through kopf's own function."""
+"""kopf's stream with lean objects, through kopf's own function."""
+
+import copy
 
 from kopf._cogs.clients import watching
 
 from chrek.operator import lean
+
+OWNERS = [
+    {"manager": "kubectl", "operation": "Apply", "fieldsV1": {"f:spec": {}}},
+    {"manager": "platform", "subresource": "status", "fieldsV1": {"f:status": {}}},
+]
+
+
+def item(kind="Pod", **metadata):
+    return {"kind": kind, "metadata": {"name": "a", **metadata}, "spec": {"a": 1}, "status": {}}
 
 
 async def collected(stream):
     return [event async for event in stream]
 
 
-async def test_managed_fields_go_and_all_else_stays(monkeypatch):
-    metadata = {"name": "a", "managedFields": [{"manager": "kubectl"}]}
-
+async def test_objects_become_lean_and_marks_pass(monkeypatch):
     async def stream(**_):
-        yield {"type": None, "object": {"metadata": metadata, "spec": {"a": 1}}}
+        yield {"type": None, "object": item(managedFields=copy.deepcopy(OWNERS))}
         yield watching.Bookmark.LISTED
         yield {"type": "BOOKMARK", "object": {"kind": "Pod"}}
 
@@ -21,8 +30,27 @@ async def test_managed_fields_go_and_all_else_stays(monkeypatch):
     lean.install()
     lean.install()
     assert watching.continuous_watch.__wrapped__ is stream, "once, however often it is asked for"
+    owners = [
+        {"manager": "kubectl", "subresource": ""},
+        {"manager": "platform", "subresource": "status"},
+    ]
     assert await collected(watching.continuous_watch(resource="pods")) == [
-        {"type": None, "object": {"metadata": {"name": "a"}, "spec": {"a": 1}}},
+        {"type": None, "object": item(managedFields=owners)},
         watching.Bookmark.LISTED,
         {"type": "BOOKMARK", "object": {"kind": "Pod"}},
     ]
+
+
+def test_of_jobs_nobody_reads_the_spec():
+    job = item("Job")
+    lean.strip(job)
+    assert "spec" not in job
+    assert job["status"] == {}
+
+
+def test_what_was_applied_last_is_in_the_object_anyway():
+    applied = "kubectl.kubernetes.io/last-applied-configuration"
+    made = item(annotations={applied: "{}", "other": "kept"})
+    lean.strip(made)
+    assert made["metadata"]["annotations"] == {"other": "kept"}
+    assert made["spec"] == {"a": 1}
