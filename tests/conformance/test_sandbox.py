@@ -16,7 +16,7 @@ pytestmark = pytest.mark.system
 def test_it_comes_back(name: str, tmp_path: Path) -> None:
     one = workload.load(name)
     if one.options.pod_only:
-        pytest.skip("it needs what only a pod has: tests/conformance/test_cluster.py")
+        pytest.skip("it needs what only a pod has: tests/e2e/test_conformance.py")
     store = stores.Store(tmp_path / "checkpoints")
     answers, seen, artifact = sandboxed.capture(one, tmp_path, store)
     with sandboxed.restoring(one, tmp_path, artifact) as target:

@@ -40,7 +40,7 @@ def of(init_pid: int) -> Object:
     for pid in sorted(pids, key=lambda one: procfs.status(one).nspids[-1]):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             inner = procfs.status(pid).nspids[-1]
-            found[str(inner)] = _process(Path(f"/proc/{pid}"), numbers)
+            found[str(inner)] = process(Path(f"/proc/{pid}"), numbers)
     return found
 
 
@@ -55,7 +55,8 @@ def settled(init_pid: int, seconds: float = 5) -> Object:
         last = now
 
 
-def _process(path: Path, numbers: dict[str, int]) -> Object:
+def process(path: Path, numbers: dict[str, int]) -> Object:
+    """The view of one process; `numbers` are those of sockets and pipes seen so far."""
     status = _status(path)
     state = status["State"] = status["State"][:1].replace("R", "S").replace("D", "S")
     if state == "Z":
