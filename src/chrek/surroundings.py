@@ -23,6 +23,8 @@ from chrek.criu import messages_pb2 as pb
 
 _FOLDER = re.compile(r"^(.*?)/(\.\.\d{4}_\d\d_\d\d_[^/]+)((?:/.*)?)$")
 _NEWEST = "..data"
+_OF_EACH_POD = frozenset({"etc/hosts", "etc/hostname", "etc/resolv.conf", "dev/termination-log"})
+"""Files that kubelet and runtime make for each pod, so of no certain size."""
 
 
 def adapt(
@@ -33,9 +35,9 @@ def adapt(
     entries = images.read(path, pb.FileEntry)
     moved = moved_addresses(described.source.addresses, procfs.addresses(init_pid))
     closed, rewritten = sockets.rewrite(entries, moved)
-    renamed = _rename(entries, folders(init_pid, procfs.mounts(init_pid)))
+    renamed, resized = _rename(entries, folders(init_pid, procfs.mounts(init_pid)))
     timed = timers.mend(entries, _seconds_since(described.createdAt))
-    if closed or rewritten or renamed or timed:
+    if closed or rewritten or renamed or resized or timed:
         path.write_bytes(images.encode(path.name, entries))
     _forget_deleted(staging, renamed)
     for stream in staging.glob("tcp-stream-*.img"):
@@ -85,10 +87,20 @@ def folders(pid: int, mounts: Iterable[procfs.Mount]) -> dict[str, str]:
     return found
 
 
-def _rename(entries: Iterable[pb.FileEntry], newest: Mapping[str, str]) -> set[int]:
+def _rename(entries: Iterable[pb.FileEntry], newest: Mapping[str, str]) -> tuple[set[int], int]:
+    """Have names and sizes be the new pod's.
+
+    Returns:
+        Ids of files with another name, and how many others may have another size.
+    """
     renamed = set()
+    resized = 0
     for entry in entries:
         if not entry.HasField("reg"):
+            continue
+        if entry.reg.name.strip("/") in _OF_EACH_POD and entry.reg.HasField("size"):
+            entry.reg.ClearField("size")
+            resized += 1
             continue
         match = _FOLDER.match(entry.reg.name)
         # CRIU keeps names without their first slash.
@@ -98,7 +110,7 @@ def _rename(entries: Iterable[pb.FileEntry], newest: Mapping[str, str]) -> set[i
         # Whether it may be another content is decided by the facts: of a token it always is one.
         entry.reg.ClearField("size")
         renamed.add(entry.reg.id)
-    return renamed
+    return renamed, resized
 
 
 def _forget_deleted(staging: pathlib.Path, renamed: set[int]) -> None:

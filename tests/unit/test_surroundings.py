@@ -51,9 +51,21 @@ def regular(name):
 )
 def test_files_of_the_kubelet_are_found_by_their_new_name(name, renamed):
     entry = regular(name)
-    assert surroundings._rename([entry], {"/etc/config": NEW}) == ({1} if renamed else set())
+    found = surroundings._rename([entry], {"/etc/config": NEW})
+    assert found == ({1} if renamed else set(), 0)
     assert entry.reg.name == (renamed or name)
     assert entry.reg.HasField("size") == (renamed is None)
+
+
+@pytest.mark.parametrize(
+    ("name", "resized"),
+    [("etc/hosts", 1), ("/etc/resolv.conf", 1), ("dev/termination-log", 1), ("srv/etc/hosts", 0)],
+)
+def test_files_that_each_pod_has_of_its_own_may_have_any_size(name, resized):
+    entry = regular(name)
+    assert surroundings._rename([entry], {}) == (set(), resized)
+    assert entry.reg.name == name
+    assert entry.reg.HasField("size") == (not resized)
 
 
 def test_the_newest_folder_is_what_the_link_leads_to(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import threading
 import time
 
 REASON = "who waited for what is lost goes on"
-OPTIONS = {"differs": {"/fds/": REASON}}
+OPTIONS = {"differs": {"/fds/": REASON, "/10003/maps": REASON}}
 
 
 def setup():

@@ -8,6 +8,7 @@ import sys
 OPTIONS = {
     "pod_only": True,
     "env": {"FIXED": "same"},
+    "differs": {"/10003/maps": "its hooks run as soon as it is restored"},
     "container": {
         "env": [{"name": "POD", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}}]
     },
