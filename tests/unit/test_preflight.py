@@ -71,7 +71,7 @@ def test_objects_of_the_namespace(monkeypatch):
 def test_what_cannot_be_captured(code, reason, words):
     with running(code) as pid:
         if "323" in code and not any("userfaultfd" in link for link in links(pid)):
-            pytest.skip("this kernel gives no userfaultfd to this user")
+            pytest.skip("optional: this kernel gives no userfaultfd to this user")
         with pytest.raises(errors.UnsupportedError, match=words) as caught:
             preflight.look(pid)
     assert caught.value.reason == reason
