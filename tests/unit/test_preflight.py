@@ -13,6 +13,15 @@ PRELUDE = """
 import ctypes, mmap, os, sys
 LIBC = ctypes.CDLL(None, use_errno=True)
 """
+CHILD = """
+done, made = os.pipe()
+if os.fork() == 0:
+    LIBC.eventfd(1, 1)
+    os.write(made, b".")
+    sys.stdin.read()
+    os._exit(0)
+os.read(done, 1)
+"""
 WAIT = """
 print("made", flush=True)
 sys.stdin.read()
@@ -62,7 +71,7 @@ def test_objects_of_the_namespace(monkeypatch):
         ("fd = LIBC.eventfd(1, 1)", "Unsupported", "EFD_SEMAPHORE"),
         ("fd = LIBC.syscall(323, 1)", "Unsupported", "a userfaultfd"),
         (
-            "os.fork() == 0 and (LIBC.eventfd(1, 1), sys.stdin.read(), os._exit(0))",
+            CHILD,
             "Unsupported",
             "EFD_SEMAPHORE",
         ),
