@@ -4,7 +4,7 @@ import copy
 
 from kopf._cogs.clients import watching
 
-from chrek.operator import lean
+from chrek.operator import lean, pods
 
 OWNERS = [
     {"manager": "kubectl", "operation": "Apply", "fieldsV1": {"f:spec": {}}},
@@ -12,7 +12,7 @@ OWNERS = [
 ]
 
 
-def item(kind="Pod", **metadata):
+def item(kind="DynamoCheckpoint", **metadata):
     return {"kind": kind, "metadata": {"name": "a", **metadata}, "spec": {"a": 1}, "status": {}}
 
 
@@ -54,3 +54,41 @@ def test_what_was_applied_last_is_in_the_object_anyway():
     lean.strip(made)
     assert made["metadata"]["annotations"] == {"other": "kept"}
     assert made["spec"] == {"a": 1}
+
+
+WORKER = {"name": "main", "image": "llama:1", "command": ["run"], "args": ["--fast"]}
+READY = {"type": "Ready", "status": "True"}
+
+
+def pod(**annotations):
+    return {
+        "kind": "Pod",
+        "apiVersion": "v1",
+        "metadata": {
+            "namespace": "ns",
+            "name": "p",
+            "uid": "u",
+            "annotations": annotations,
+            "labels": {"nvidia.com/chrek-managed": "true"},
+        },
+        "spec": {
+            "nodeName": "n1",
+            "containers": [{**WORKER, "env": [{"name": "A", "value": "b"}]}],
+            "volumes": [{"name": "models"}],
+        },
+        "status": {"phase": "Running", "conditions": [READY], "containerStatuses": [{"name": "x"}]},
+    }
+
+
+def test_of_pods_what_is_made_of_them_is_the_same():
+    whole, made = pod(), pod()
+    lean.strip(made)
+    assert made["spec"] == {"nodeName": "n1", "containers": [WORKER]}
+    assert made["status"] == {"phase": "Running", "conditions": [READY]}
+    assert pods.project(made) == pods.project(whole)
+
+
+def test_a_pod_that_a_checkpoint_may_be_made_from_is_kept_whole():
+    made = pod(**{"nvidia.com/chrek-identity": "{}"})
+    lean.strip(made)
+    assert made == pod(**{"nvidia.com/chrek-identity": "{}"})
