@@ -1,8 +1,8 @@
 """Objects on their way to kopf: without what nothing here reads.
 
 kopf holds every object of the first listing, whole, until all of its indexes are filled. Which
-field belongs to whom (`fieldsV1`) is a third of an object of usual size; of who wrote into an object
-the names are kept, as `platform` asks for them. Of Jobs only metadata and status matter, and of pods
+field belongs to whom (`fieldsV1`) is a third of an object of usual size; of who wrote into it the
+names are kept, as `platform` asks for them. Of Jobs only metadata and status matter, and of pods
 what `pods.project` takes, which is little unless a checkpoint may be made from the pod.
 """
 
@@ -37,7 +37,9 @@ def strip(item: MutableMapping[str, Any]) -> None:
     if kind == "Job":
         item.pop("spec", None)
     elif kind == "Pod" and names.ANNOTATION_IDENTITY not in (metadata.get("annotations") or {}):
-        spec = item.get("spec") or {}
+        spec = item.get("spec")
+        if spec is None:
+            return
         item["spec"] = _only(spec, ("nodeName",)) | {
             "containers": [_only(one, _OF_CONTAINERS) for one in spec.get("containers") or []]
         }
