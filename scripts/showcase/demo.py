@@ -137,11 +137,11 @@ def scale_up(live: cluster.Cluster, llm: example.Example, result: Result) -> Non
         known.add(name)
         start = pods.measure(live, llm.namespace, name, timeout=START_TIMEOUT)
         pod = pods.reload(live, {"metadata": {"namespace": llm.namespace, "name": name}})
-        fact = pods.condition(pod, pods.RESTORED)
-        if fact.get("status") != "True":
+        fact = pods.reported(live, pod)
+        if fact["status"] != "True":
             raise errors.ShowError(
-                f"pod {name} on {start.node} was not restored: {fact.get('reason')}: "
-                f"{fact.get('message')}\n{pods.describe(live, llm.namespace, name)}"
+                f"pod {name} on {start.node} was not restored: {fact['reason']}: "
+                f"{fact['message']}\n{pods.describe(live, llm.namespace, name)}"
             )
         answer, state = pods.complete(live, pod), pods.state(live, pod, count=True)
         result.restored += 1

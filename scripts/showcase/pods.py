@@ -80,6 +80,20 @@ def reload(live: cluster.Cluster, pod: Object) -> Object:
     return found
 
 
+def reported(live: cluster.Cluster, pod: Object) -> Object:
+    """The condition that says how the pod started, once it has one.
+
+    The agent may write it a moment after the kubelet has called the pod Ready.
+    """
+    named = pod["metadata"]["namespace"], pod["metadata"]["name"]
+    found: Object = cluster.wait_until(
+        lambda: condition(reload(live, pod), RESTORED),
+        lambda: f"the report of its start\n{describe(live, *named)}",
+        timeout=20,
+    )
+    return found
+
+
 def wait_ready(live: cluster.Cluster, namespace: str, name: str, *, timeout: float) -> Object:
     """Wait until a pod is Ready."""
 

@@ -158,11 +158,11 @@ def _warm(live: cluster.Cluster, worker: vllm_worker.Worker, count: int) -> Obje
     worker.scale(count)
     start = worker.measure(worker.next_pod(known))
     pod = pods.reload(live, {"metadata": {"namespace": NAMESPACE, "name": start.pod}})
-    fact = pods.condition(pod, pods.RESTORED)
-    if fact.get("status") != "True":
+    fact = pods.reported(live, pod)
+    if fact["status"] != "True":
         raise errors.ShowError(
-            f"pod {start.pod} on {start.node} was not restored: {fact.get('reason')}: "
-            f"{fact.get('message')}\n{pods.describe(live, NAMESPACE, start.pod)}"
+            f"pod {start.pod} on {start.node} was not restored: {fact['reason']}: "
+            f"{fact['message']}\n{pods.describe(live, NAMESPACE, start.pod)}"
         )
     commands.say(
         f"warm start on {start.node}: Ready after {start.ready:.1f} s, "

@@ -227,13 +227,15 @@ def restored(pod: Object) -> Object:
     return pods.condition(pod, pods.RESTORED)
 
 
+def _named(pod: Object) -> tuple[str, str]:
+    return pod["metadata"]["namespace"], pods.name(pod)
+
+
 def assert_warm(live: cluster.Cluster, pod: Object) -> None:
     """The pod says that it was restored: by condition and by Event."""
-    fact = restored(pod)
-    text = pods.describe(live, pod["metadata"]["namespace"], pods.name(pod))
-    assert fact.get("status") == "True", text
-    assert fact["reason"] == "Restored"
-    # The Event comes a moment after the condition.
+    fact = pods.reported(live, pod)
+    text = pods.describe(live, *_named(pod))
+    assert (fact["status"], fact["reason"]) == ("True", "Restored"), text
     cluster.wait_until(
         lambda: [e for e in pods.events(live, pod) if e["reason"] == "Restored"],
         lambda: f"its Event: {text}",
@@ -246,7 +248,7 @@ def assert_cold(live: cluster.Cluster, pod: Object, reasons: set[str]) -> str:
 
     Returns the reason.
     """
-    text = pods.describe(live, pod["metadata"]["namespace"], pods.name(pod))
+    text = pods.describe(live, *_named(pod))
     assert pods.is_ready(pod), text
     written = pods.logs(live, pod)
     if pods.container(pod).get("restartCount"):

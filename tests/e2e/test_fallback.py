@@ -9,7 +9,7 @@ import threading
 import pytest
 
 from e2e import fault, node, place, tiny
-from showcase import pods
+from showcase import cluster, pods
 
 
 def serves_cold(
@@ -20,12 +20,15 @@ def serves_cold(
         reason = place.assert_cold(here.live, pod, reasons)
         assert tiny.STARTS in pods.logs(here.live, pod)
         assert pods.state(here.live, pod, count=True).counter == 1
-        fact = place.restored(pod)
         # The agent writes the condition, so there is none when there was no agent.
         if not reason.startswith("Agent"):
-            assert fact.get("status") == "False", fact
-            told = {event["reason"] for event in pods.events(here.live, pod)}
-            assert reason in told, told
+            fact = pods.reported(here.live, pod)
+            assert fact["status"] == "False", fact
+            cluster.wait_until(
+                lambda: reason in {event["reason"] for event in pods.events(here.live, pod)},
+                lambda: f"an Event {reason}: {pods.events(here.live, pod)}",
+                timeout=20,
+            )
 
 
 def test_there_is_no_such_checkpoint(here: place.Place) -> None:

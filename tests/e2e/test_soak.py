@@ -70,10 +70,10 @@ def test_three_hundred_restores(here: place.Place) -> None:
     def one(number: int) -> bool:
         wanted = worker.pod(f"soak-{number}", node=NODES[number % 2])
         with here.pod(wanted, timeout=180) as pod:
-            fact = place.restored(pod)
-            if fact.get("status") != "True":
+            fact = pods.reported(here.live, pod)
+            if fact["status"] != "True":
                 reasons.append(f"{pods.name(pod)}: {fact.get('reason')}: {fact.get('message')}")
-            return fact.get("status") == "True"
+            return bool(fact["status"] == "True")
 
     def several(numbers: range) -> int:
         with futures.ThreadPoolExecutor(AT_ONCE) as pool:
