@@ -19,7 +19,6 @@ import contextlib
 import dataclasses
 import errno
 import os
-import pathlib
 import signal
 import socket
 import time
@@ -363,10 +362,8 @@ def _upper_directory(mounts: list[procfs.Mount]) -> int:
 
 
 def _hostname(pid: int) -> str:
-    for entry in pathlib.Path(f"/proc/{pid}/environ").read_bytes().split(b"\0"):
-        if entry.startswith(b"HOSTNAME="):
-            return entry[9:].decode(errors="replace")
-    return ""
+    values = (value for name, value in procfs.environment(pid) if name == b"HOSTNAME")
+    return next(values, b"").decode(errors="replace")
 
 
 def _private(path: str, flags: int) -> int:

@@ -12,8 +12,6 @@ waits for the file would never serve, and one that does not would go on as a cop
 
 from __future__ import annotations
 
-import os
-import pathlib
 import secrets
 import time
 import uuid
@@ -77,13 +75,10 @@ def describe(captured: manifest.Manifest, init_pid: int, pod: Pod) -> Context:
 
 def environment(pid: int) -> dict[str, str]:
     """The environment that a process was started with."""
-    data = pathlib.Path(f"/proc/{pid}/environ").read_bytes()[:MAX_ENVIRONMENT_BYTES]
-    found = {}
-    for entry in data.split(b"\0"):
-        name, separator, value = entry.partition(b"=")
-        if separator and name:
-            found[name.decode(errors="replace")] = value.decode(errors="replace")
-    return found
+    return {
+        name.decode(errors="replace"): value.decode(errors="replace")
+        for name, value in procfs.environment(pid, most_bytes=MAX_ENVIRONMENT_BYTES)
+    }
 
 
 def put(volume: int, context: Context, user: int, group: int) -> None:
@@ -97,26 +92,9 @@ def put(volume: int, context: Context, user: int, group: int) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    temporary = f".{NAME}.{secrets.token_hex(8)}"
-    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-    fd = rootfd.open_below(volume, temporary, flags, mode=0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(msgspec.json.encode(context))
-        os.fchown(file.fileno(), user, group)
-        os.fchmod(file.fileno(), 0o400)
-    parent = rootfd.directory(volume, "")
-    try:
-        os.rename(temporary, NAME, src_dir_fd=parent, dst_dir_fd=parent)
-    finally:
-        os.close(parent)
+    rootfd.put(volume, NAME, msgspec.json.encode(context), mode=0o400, owner=(user, group))
 
 
 def remove(volume: int) -> None:
     """A container that starts cold was not restored, whatever the one before it was."""
-    parent = rootfd.directory(volume, "")
-    try:
-        os.unlink(NAME, dir_fd=parent)
-    except FileNotFoundError:
-        pass
-    finally:
-        os.close(parent)
+    rootfd.remove(volume, NAME)

@@ -20,12 +20,11 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-import re
 import signal
 
-from chrek import procfs, rootfd
+from chrek import names, procfs, rootfd
 
-READY_FILES = ("ready-for-checkpoint", "ready-for-snapshot")
+READY_FILES = (pathlib.PurePath(names.READY_FILE).name, "ready-for-snapshot")
 RESTORED_FILE = "restore-complete"
 _CONTENT = b"done\n"
 
@@ -43,7 +42,8 @@ def restored(init_pid: int, volume: int) -> int:
     Raises:
         OSError: the file cannot be written.
     """
-    _write(volume)
+    # For everybody to read; whoever waits finds it whole or not at all.
+    rootfd.put(volume, RESTORED_FILE, _CONTENT, mode=0o644)
     return _signal(init_pid, signal.SIGCONT)
 
 
@@ -58,28 +58,7 @@ def failed(init_pid: int) -> int:
 
 def forget(volume: int) -> None:
     """Remove what an earlier life of the container was told and what it said."""
-    parent = rootfd.directory(volume, "")
-    try:
-        for name in (RESTORED_FILE, *READY_FILES):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name, dir_fd=parent)
-    finally:
-        os.close(parent)
-
-
-def caught(pid: int) -> frozenset[int]:
-    """The signals that a process has a handler for.
-
-    Raises:
-        ProcessLookupError: there is no such process.
-    """
-    try:
-        text = pathlib.Path(f"/proc/{pid}/status").read_text(errors="replace")
-    except FileNotFoundError as err:
-        raise ProcessLookupError(pid) from err
-    found = re.search(r"^SigCgt:\s*([0-9a-f]+)$", text, re.MULTILINE)
-    mask = int(found[1], 16) if found else 0
-    return frozenset(number for number in range(1, 65) if mask >> (number - 1) & 1)
+    rootfd.remove(volume, RESTORED_FILE, *READY_FILES)
 
 
 def _signal(init_pid: int, number: signal.Signals) -> int:
@@ -89,24 +68,10 @@ def _signal(init_pid: int, number: signal.Signals) -> int:
     while waiting:
         pid = waiting.pop()
         with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-            handled = caught(pid)
+            handled = procfs.status(pid).caught_signals
             if signal.SIGCONT in handled and number in handled:
                 os.kill(pid, number)
                 count += 1
             else:
                 waiting += procfs.children(pid)
     return count
-
-
-def _write(volume: int) -> None:
-    """For everybody to read; whoever waits finds it whole or not at all."""
-    temporary = f".{RESTORED_FILE}.{os.urandom(8).hex()}"
-    fd = rootfd.open_below(volume, temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode=0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(_CONTENT)
-        os.fchmod(file.fileno(), 0o644)
-    parent = rootfd.directory(volume, "")
-    try:
-        os.rename(temporary, RESTORED_FILE, src_dir_fd=parent, dst_dir_fd=parent)
-    finally:
-        os.close(parent)

@@ -142,11 +142,8 @@ def _common(
 
 
 def _environment(pid: int) -> dict[str, bytes]:
-    """The variables that a process was started with."""
-    with open(procfs.PROC / str(pid) / "environ", "rb") as file:
-        data = file.read(MAX_ENVIRONMENT_BYTES)
-    entries = (entry.partition(b"=") for entry in data.split(b"\0"))
-    return {os.fsdecode(name): value for name, equals, value in entries if equals and name}
+    found = procfs.environment(pid, most_bytes=MAX_ENVIRONMENT_BYTES)
+    return {os.fsdecode(name): value for name, value in found}
 
 
 def _sourced(

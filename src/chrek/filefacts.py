@@ -14,7 +14,7 @@ import re
 import stat
 from collections.abc import Iterable, Iterator, Sequence
 
-from chrek import compatibility, errors, procfs, rootfd
+from chrek import compatibility, errors, names, procfs, rootfd
 
 SAMPLE_BYTES = 64 << 10
 SAMPLES = 16
@@ -28,9 +28,6 @@ MOST_MOUNTED_FILES = 1024
 _IN_CONTAINER = rootfd.RESOLVE_IN_ROOT | rootfd.RESOLVE_NO_MAGICLINKS
 _MEMORY = frozenset({"tmpfs", "ramfs", "hugetlbfs"})
 _KERNEL = frozenset({"proc", "sysfs", "cgroup", "cgroup2", "mqueue", "devpts", "devtmpfs"})
-_KUBELET = frozenset({"/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/termination-log"})
-"""Files that the kubelet writes for each pod."""
-_OURS = "/chrek"
 _MAPPED = re.compile(rb"^\S+ \S+ \S+ [0-9a-f:]+ [1-9]\d* +(/.*)$", re.MULTILINE)
 
 
@@ -66,7 +63,7 @@ def of_tree(
     digested = 0
     for path, writes in sorted(_used(root_pid).items())[: compatibility.MOST_FILES]:
         mount = _mount_of(path, tops)
-        if mount is None or mount.mount_point in captured or path in _KUBELET:
+        if mount is None or mount.mount_point in captured or path in names.POD_FILES:
             continue
         of = origin.volumes.get(mount.mount_point, "node")
         if mount.mount_point == "/":
@@ -74,7 +71,7 @@ def of_tree(
                 image.append(found)
         elif (
             kind(mount) in _KERNEL
-            or _below(path, _OURS)
+            or _below(path, names.MOUNT_PATH)
             or path.startswith("/dev/")
             or of not in ("node", "shared")
             or (kind(mount) == "memory" and mount.mount_point not in origin.volumes)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 from collections.abc import Iterator, Sequence
 
 from chrek import errors, names, procfs, rootfd
@@ -65,15 +64,5 @@ def put(volume: int, data: bytes) -> bool:
     """
     if read(volume) == data:
         return False
-    temporary = f".{NAME}.{secrets.token_hex(8)}"
-    flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY
-    fd = rootfd.open_below(volume, temporary, flags, mode=0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        os.fchmod(file.fileno(), 0o755)
-    parent = rootfd.directory(volume, "")
-    try:
-        os.rename(temporary, NAME, src_dir_fd=parent, dst_dir_fd=parent)
-    finally:
-        os.close(parent)
+    rootfd.put(volume, NAME, data, mode=0o755)
     return True

@@ -68,6 +68,8 @@ INIT_CONTAINER = "chrek-init"
 SOCKET_NAME = "agent.sock"
 READY_FILE = "/chrek/ready-for-checkpoint"
 DEFAULT_CONTAINER = "main"
+POD_FILES = frozenset({"/etc/hosts", "/etc/hostname", "/etc/resolv.conf", "/dev/termination-log"})
+"""Files that kubelet and runtime make for each pod: a new one has its own."""
 
 FIRST_WORKER_PID = 10000
 """`ns_last_pid` of a checkpoint job's PID namespace before its worker starts.

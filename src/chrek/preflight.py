@@ -72,38 +72,40 @@ def _hugetlb(pid: int) -> errors.UnsupportedError:
 
 def _check_descriptors(pid: int, huge: frozenset[int]) -> set[tuple[str, int]]:
     watched = set()
-    pidfd = os.pidfd_open(pid)
-    try:
+    with contextlib.ExitStack() as stack:
+        pidfd = os.pidfd_open(pid)
+        stack.callback(os.close, pidfd)
         for number in os.listdir(f"/proc/{pid}/fd"):
-            _check_socket(pid, pidfd, number)
-    finally:
-        os.close(pidfd)
-    for number in os.listdir(f"/proc/{pid}/fd"):
-        with contextlib.suppress(FileNotFoundError):
-            target = os.readlink(f"/proc/{pid}/fd/{number}")
-            if target in _REFUSED:
-                reason, what = _REFUSED[target]
-                raise _refused(pid, what, reason, "have the program do without")
-            info = pathlib.Path(f"/proc/{pid}/fdinfo/{number}")
-            if target == "anon_inode:inotify":
-                watched |= _watched(info.read_text())
-            elif target == "anon_inode:[eventfd]" and _is_semaphore(info.read_text()):
-                raise _refused(
-                    *(pid, "an eventfd with EFD_SEMAPHORE", names.Reason.UNSUPPORTED),
-                    "CRIU would restore it as a plain one",
-                )
-            elif target.startswith("/") and hugetlb.is_descriptor(pid, int(number), huge):
-                raise _hugetlb(pid)
+            with contextlib.suppress(FileNotFoundError):
+                target = os.readlink(f"/proc/{pid}/fd/{number}")
+                watched |= _check_descriptor(pid, pidfd, number, target, huge)
     return watched
 
 
-def _check_socket(pid: int, pidfd: int, number: str) -> None:
-    found = None
-    with contextlib.suppress(OSError):  # It was closed meanwhile.
-        if os.readlink(f"/proc/{pid}/fd/{number}").startswith("socket:"):
+def _check_descriptor(
+    pid: int, pidfd: int, number: str, target: str, huge: frozenset[int]
+) -> set[tuple[str, int]]:
+    """What an inotify descriptor watches; of others nothing."""
+    if target in _REFUSED:
+        reason, what = _REFUSED[target]
+        raise _refused(pid, what, reason, "have the program do without")
+    if target.startswith("socket:"):
+        found = None
+        with contextlib.suppress(OSError):  # It was closed meanwhile.
             found = endpoints.problem(pidfd, int(number))
-    if found is not None:
-        raise _refused(pid, found[0], names.Reason.UNSUPPORTED, found[1])
+        if found is not None:
+            raise _refused(pid, found[0], names.Reason.UNSUPPORTED, found[1])
+    info = pathlib.Path(f"/proc/{pid}/fdinfo/{number}")
+    if target == "anon_inode:inotify":
+        return _watched(info.read_text())
+    if target == "anon_inode:[eventfd]" and _is_semaphore(info.read_text()):
+        raise _refused(
+            *(pid, "an eventfd with EFD_SEMAPHORE", names.Reason.UNSUPPORTED),
+            "CRIU would restore it as a plain one",
+        )
+    if target.startswith("/") and hugetlb.is_descriptor(pid, int(number), huge):
+        raise _hugetlb(pid)
+    return set()
 
 
 def _watched(text: str) -> set[tuple[str, int]]:

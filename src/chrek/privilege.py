@@ -64,16 +64,19 @@ def check(
     chains = _chains(images_dir)
     present = {path.name for path in images_dir.glob("core-*.img")}
     leaders: dict[int, int] = {}
+    first: dict[int, pb.CoreEntry] = {}
     for task in tasks:
         leaders[task.pid] = task.pid
-        # CRIU names threads of a zombie, which has none, and means nothing by it.
-        if f"core-{task.pid}.img" in present and not _dead(_core(images_dir, task.pid)):
-            leaders |= dict.fromkeys(task.threads, task.pid)
+        if f"core-{task.pid}.img" in present:
+            first[task.pid] = _core(images_dir, task.pid)
+            # CRIU names threads of a zombie, which has none, and means nothing by it.
+            if not _dead(first[task.pid]):
+                leaders |= dict.fromkeys(task.threads, task.pid)
     expected = {f"core-{tid}.img" for tid in leaders}
     if expected != present:
         odd = ", ".join(sorted(expected ^ present)[:5])
         raise errors.ArtifactError(f"core images and pstree.img disagree about {odd}")
-    cores = {tid: _core(images_dir, tid) for tid in sorted(leaders)}
+    cores = {tid: first.get(tid) or _core(images_dir, tid) for tid in sorted(leaders)}
     for tid, core in cores.items():
         _check_task(tid, core, cores[leaders[tid]], init, filters, chains)
     return cores

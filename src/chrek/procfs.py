@@ -41,6 +41,8 @@ class Status:
     no_new_privs: bool
     seccomp_mode: int
     seccomp_filters: int
+    caught_signals: frozenset[int] = frozenset()
+    """Those that the process has a handler for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +100,24 @@ def status(pid: int) -> Status:
         no_new_privs=fields.get("NoNewPrivs", "0").strip() == "1",
         seccomp_mode=int(fields.get("Seccomp", "0")),
         seccomp_filters=int(fields.get("Seccomp_filters", "0")),
+        caught_signals=_signals(int(fields.get("SigCgt", "0"), 16)),
     )
+
+
+def _signals(mask: int) -> frozenset[int]:
+    return frozenset(number for number in range(1, 65) if mask >> (number - 1) & 1)
+
+
+def environment(pid: int, *, most_bytes: int = -1) -> list[tuple[bytes, bytes]]:
+    """(name, value) of the variables that a process was started with, in their order.
+
+    Args:
+        most_bytes: so much is read; all of it without.
+    """
+    with open(PROC / str(pid) / "environ", "rb") as file:
+        data = file.read(most_bytes)
+    entries = (entry.partition(b"=") for entry in data.split(b"\0"))
+    return [(name, value) for name, equals, value in entries if equals and name]
 
 
 def _unescape(text: str) -> str:

@@ -7,9 +7,11 @@ Source: openat2(2), statx(2).
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import pathlib
+import secrets
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -91,3 +93,37 @@ def mount(root: int, mount_point: str, mount_id: int) -> int:
 def directory(root: int, path: str | bytes) -> int:
     """Readable descriptor of a directory below `root`, on the same mount."""
     return open_below(root, path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def put(root: int, name: str, data: bytes, *, mode: int, owner: tuple[int, int] = (-1, -1)) -> None:
+    """Write a file into a directory, in place of whatever has its name: all of it or nothing.
+
+    Args:
+        mode: of the file, which nobody else can open before it has it.
+        owner: user and group; -1 keeps this process's own.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    temporary = f".{name}.{secrets.token_hex(8)}"
+    fd = open_below(root, temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, mode=0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        os.fchown(fd, *owner)
+        os.fchmod(fd, mode)
+    parent = directory(root, "")
+    try:
+        os.rename(temporary, name, src_dir_fd=parent, dst_dir_fd=parent)
+    finally:
+        os.close(parent)
+
+
+def remove(root: int, *names: str) -> None:
+    """Remove files of a directory, those that are there."""
+    parent = directory(root, "")
+    try:
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name, dir_fd=parent)
+    finally:
+        os.close(parent)

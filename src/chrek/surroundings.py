@@ -17,14 +17,12 @@ import re
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from chrek import log, manifest, procfs, rootfd
+from chrek import log, manifest, names, procfs, rootfd
 from chrek.criu import images, sockets, timers
 from chrek.criu import messages_pb2 as pb
 
 _FOLDER = re.compile(r"^(.*?)/(\.\.\d{4}_\d\d_\d\d_[^/]+)((?:/.*)?)$")
 _NEWEST = "..data"
-_OF_EACH_POD = frozenset({"etc/hosts", "etc/hostname", "etc/resolv.conf", "dev/termination-log"})
-"""Files that kubelet and runtime make for each pod, so of no certain size."""
 
 
 def adapt(
@@ -98,7 +96,8 @@ def _rename(entries: Iterable[pb.FileEntry], newest: Mapping[str, str]) -> tuple
     for entry in entries:
         if not entry.HasField("reg"):
             continue
-        if entry.reg.name.strip("/") in _OF_EACH_POD and entry.reg.HasField("size"):
+        if "/" + entry.reg.name.strip("/") in names.POD_FILES and entry.reg.HasField("size"):
+            # Of no certain size.
             entry.reg.ClearField("size")
             resized += 1
             continue

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from chrek import dynamo
+from chrek import dynamo, procfs
 
 CATCHES = """
 import signal, sys
@@ -45,7 +45,7 @@ def volume(tmp_path):
 
 
 def test_the_signals_that_a_process_catches(start):
-    found = dynamo.caught(start("SIGCONT", "SIGUSR2").pid)
+    found = procfs.status(start("SIGCONT", "SIGUSR2").pid).caught_signals
     assert {signal.SIGCONT, signal.SIGUSR2} <= found
     assert signal.SIGUSR1 not in found
 
@@ -75,4 +75,4 @@ def test_a_process_that_ended():
     with subprocess.Popen(["true"]) as process:
         process.wait()
     with pytest.raises(ProcessLookupError):
-        dynamo.caught(process.pid)
+        procfs.status(process.pid)

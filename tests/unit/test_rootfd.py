@@ -121,3 +121,34 @@ def test_a_descriptor_of_another_process(tmp_path):
         with pytest.raises(OSError, match="Bad file descriptor"):
             rootfd.descriptor(pidfd, 9999)
         os.close(pidfd)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    path = tmp_path / "folder"
+    path.mkdir()
+    fd = os.open(path, os.O_PATH | os.O_DIRECTORY)
+    yield fd, path
+    os.close(fd)
+
+
+def test_a_file_is_put_whole_in_place_of_what_is_there(folder):
+    fd, path = folder
+    outside = path.parent / "outside"
+    outside.write_text("kept")
+    (path / "file").symlink_to(outside)
+    for data in (b"first", b"second"):
+        rootfd.put(fd, "file", data, mode=0o640, owner=(os.getuid(), os.getgid()))
+        assert (path / "file").read_bytes() == data
+        assert (path / "file").stat().st_mode & 0o7777 == 0o640
+        assert os.listdir(path) == ["file"], "nothing half is left"
+    assert outside.read_text() == "kept"
+
+
+def test_files_are_removed_that_are_there(folder):
+    fd, path = folder
+    for name in ("one", "two", "kept"):
+        (path / name).touch()
+    for _ in range(2):
+        rootfd.remove(fd, "one", "two", "never")
+        assert os.listdir(path) == ["kept"]

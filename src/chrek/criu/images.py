@@ -65,16 +65,25 @@ def decode(data: bytes, kind: type[MessageT], name: str) -> list[MessageT]:
         at += 4
         if at + size > len(data):
             raise errors.ArtifactError(f"{name}: ends inside an entry")
-        entry = kind()
-        try:
-            entry.ParseFromString(data[at : at + size])
-        except message.DecodeError as err:
-            raise errors.ArtifactError(f"{name}: {err}") from err
-        if not entry.IsInitialized():
-            raise errors.ArtifactError(f"{name}: an entry lacks required fields")
-        entries.append(entry)
+        entries.append(parse(data[at : at + size], kind, name))
         at += size
     return entries
+
+
+def parse(body: bytes, kind: type[MessageT], name: str) -> MessageT:
+    """One entry, without its length.
+
+    Raises:
+        ArtifactError: it is none.
+    """
+    entry = kind()
+    try:
+        entry.ParseFromString(body)
+    except message.DecodeError as err:
+        raise errors.ArtifactError(f"{name}: {err}") from err
+    if not entry.IsInitialized():
+        raise errors.ArtifactError(f"{name}: an entry lacks required fields")
+    return entry
 
 
 def head(data: bytes, kind: type[MessageT], name: str) -> tuple[MessageT, bytes]:

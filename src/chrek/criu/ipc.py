@@ -11,9 +11,6 @@ import dataclasses
 import pathlib
 import struct
 from collections.abc import Mapping, Sequence
-from typing import TypeVar
-
-from google.protobuf import message
 
 from chrek import errors
 from chrek.criu import images
@@ -42,8 +39,6 @@ _OF_QUEUES = {
 }
 SYSCTLS = ("kernel/sem", *(f"kernel/{v}" for v in _SINGLE.values()))
 SYSCTLS_OF_QUEUES = tuple(f"fs/mqueue/{v}" for v in _OF_QUEUES.values())
-
-MessageT = TypeVar("MessageT", bound=message.Message)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,16 +142,9 @@ class _Reader:
     def left(self) -> bool:
         return self._at < len(self._data)
 
-    def entry(self, kind: type[MessageT]) -> MessageT:
+    def entry(self, kind: type[images.MessageT]) -> images.MessageT:
         size = int.from_bytes(self._take(4), "little")
-        entry = kind()
-        try:
-            entry.ParseFromString(self._take(size))
-        except message.DecodeError as err:
-            raise errors.ArtifactError(f"{self.name}: {err}") from err
-        if not entry.IsInitialized():
-            raise errors.ArtifactError(f"{self.name}: an entry lacks required fields")
-        return entry
+        return images.parse(self._take(size), kind, self.name)
 
     def skip(self, size: int) -> None:
         self._take((size + 7) & ~7)

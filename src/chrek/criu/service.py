@@ -174,7 +174,7 @@ class Service:
             ]
             self._process = process.start(
                 enter_argv(
-                    *(pidfd,), cgroup_fds=cgroup_fds, own_ipc=own_ipc, exec_fd=loader, argv=argv
+                    pidfd, cgroup_fds=cgroup_fds, own_ipc=own_ipc, exec_fd=loader, argv=argv
                 ),
                 pass_fds=[
                     *(pidfd, images_fd, loader, program, libraries, plugins, preload),
