@@ -11,7 +11,7 @@ import types
 
 from chrek import errors, state
 from chrek.kube import client as kube
-from chrek.operator import cache, controllers, deletion, platform, pods, workloads
+from chrek.operator import controllers, deletion, platform, queue
 
 CREATED = "2026-01-29T10:05:00Z"
 
@@ -118,34 +118,14 @@ class Api:
         return copy.deepcopy(new)
 
     def fill(self, known):
-        """Bring a cache up to date; what it had is replaced."""
-        indexes = {name: {} for name in cache.Cache.__dataclass_fields__}
-
-        def put(index, name, value, namespace="ns"):
-            indexes[index].setdefault((namespace, name), []).append(value)
-
+        """Bring a cache up to date, as the operator does it; what it had is replaced."""
+        known.__init__()
+        changes = controllers.Changes(known, queue.Queue({}, allowed=bool))
+        followed = {collection.plural: collection for collection in controllers.COLLECTIONS}
         for (plural, namespace, name), stored in self.objects.items():
-            item = copy.deepcopy(stored)
-            if plural == "dynamocheckpoints":
-                item["status"] = state.status_of(item)
-                put("checkpoints", name, item, namespace)
-                digest = controllers._digest(item)
-                if digest:
-                    put("checkpoints_by_hash", digest, item, namespace)
-            elif plural == "pods":
-                pod = pods.project(item)
-                for key in cache.keys(pod):
-                    indexes["pods"].setdefault(key, []).append(pod)
-            elif plural == "dynamographdeployments":
-                put("graphs", name, item, namespace)
-                for reference in workloads.references(item):
-                    put("graphs_by_reference", reference, name, namespace)
-            elif plural == "deployments":
-                graph = item["metadata"]["labels"]["nvidia.com/dynamo-graph-deployment-name"]
-                put("deployments", graph, item, namespace)
-            elif plural in indexes:
-                put(plural, name, item, namespace)
-        known.bind(indexes)
+            if plural in followed:
+                kept = followed[plural].project(copy.deepcopy(stored))
+                followed[plural].changed(changes, (namespace, name), kept, None)
 
 
 def _json_patched(item, operations):

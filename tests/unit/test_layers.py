@@ -59,7 +59,6 @@ DOORS = {
     "cryptography": ("chrek.operator",),
     "google": ("chrek.criu",),
     "jsonschema": ("chrek.schema", "chrek.hooks", "chrek.cli"),
-    "kopf": ("chrek.operator",),
     "kubernetes": ("chrek.kube.workstation",),
     "prometheus_client": ("chrek.agent", "chrek.operator"),
 }

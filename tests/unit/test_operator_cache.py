@@ -15,8 +15,7 @@ def test_pods_are_found_by_job_checkpoint_and_graph_the_oldest_first():
     ]
     known = cache.Cache()
     for pod in made:
-        for key in cache.keys(pod):
-            known.pods.setdefault(key, []).append(pod)
+        known.pods.put(("ns", pod.name), cache.keys(pod), pod)
     assert [p.uid for p in known.of_job("ns", "j1")] == ["p1", "p2", "p0"]
     assert [p.uid for p in known.workers("ns", [fakes.HASH, fakes.HASH])] == ["w1"]
     assert [p.uid for p in known.workers("ns", [fakes.HASH, "named", "none"])] == ["w1", "w2"]
@@ -34,18 +33,20 @@ def test_the_oldest_decides_and_the_name_between_equals():
     assert cache.oldest([older]) is None
 
 
-def test_bind_takes_kopf_s_indexes():
-    indexes = {
-        "checkpoints": {("ns", "c"): [1]},
-        "checkpoints_by_hash": {},
-        "jobs": {},
-        "pods": {},
-        "graphs": {},
-        "graphs_by_reference": {},
-        "deployments": {},
-        "anything": "else",
-    }
-    known = cache.Cache()
-    known.bind(indexes)
-    assert cache.one(known.checkpoints, "ns", "c") == 1
-    assert cache.one(known.checkpoints, "ns", "d") is None
+def test_an_index_follows_what_an_object_is_looked_up_with():
+    index = cache.Index()
+    index.put(("ns", "a"), ["x", "y", "x"], 1)
+    index.put(("ns", "b"), ["x"], 2)
+    index.put(("other", "a"), ["x"], 3)
+    assert cache.many(index, "ns", "x") == [1, 2]
+    assert cache.one(index, "ns", "y") == 1
+    index.put(("ns", "a"), ["z"], 4)
+    assert cache.many(index, "ns", "x") == [2]
+    assert cache.one(index, "ns", "y") is None
+    assert ("ns", "y") not in index, "a key that nothing is under is no key"
+    assert sorted(index) == [("ns", "x"), ("ns", "z"), ("other", "x")]
+    for name in "ab":
+        index.put(("ns", name), [], None)
+        index.put(("ns", name), [], None)
+    assert list(index) == [("other", "x")]
+    assert len(index) == 1

@@ -27,7 +27,8 @@ LOG = log.get(__name__)
 REQUEST_SECONDS = 30.0
 WATCH_SECONDS = 290
 ATTEMPTS = 3
-PAGE = 500
+PAGE = 100
+"""Objects in one answer: few enough that a listing of thousands takes little memory."""
 RANDOM = random.SystemRandom()
 
 Object = dict[str, Any]
@@ -177,18 +178,20 @@ class Client:
         query: Query | None = None,
     ) -> Object:
         """Read a whole collection: `items` and `metadata.resourceVersion`."""
-        return await self.list_path(path(group_version, plural, namespace), query=query)
+        whole: Object = {}
+        async for page in self.pages(path(group_version, plural, namespace), query=query):
+            whole = {**page, "items": [*whole.get("items", ()), *(page.get("items") or ())]}
+        return whole
 
-    async def list_path(self, path: str, *, query: Query | None = None) -> Object:
-        """Read a whole collection, page by page."""
-        page = await self.request("GET", path, query={**(query or {}), "limit": PAGE})
-        items: list[Object] = page.get("items") or []
-        while page.get("metadata", {}).get("continue"):
-            more = {**(query or {}), "limit": PAGE, "continue": page["metadata"]["continue"]}
-            page = await self.request("GET", path, query=more)
-            items += page.get("items") or []
-        page["items"] = items
-        return page
+    async def pages(self, path: str, *, query: Query | None = None) -> AsyncIterator[Object]:
+        """Read a whole collection, page by page; status 410 where its rest is no longer known."""
+        parameters: dict[str, str | int | bool] = {**(query or {}), "limit": PAGE}
+        while True:
+            page = await self.request("GET", path, query=parameters)
+            yield page
+            if not (token := page.get("metadata", {}).get("continue")):
+                return
+            parameters["continue"] = token
 
     async def create(
         self, group_version: str, plural: str, namespace: str | None, body: Object

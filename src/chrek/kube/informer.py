@@ -78,16 +78,17 @@ class Informer(Generic[T]):
             await asyncio.sleep(client_module.backoff(failures))
 
     async def _relist(self) -> str:
-        answer = await self._client.list_path(self._path, query=self._query)
-        self.connected = True
-        seen = set()
-        for item in answer["items"]:
-            seen.add(_key(item))
-            self._put(item)
+        seen, version = set(), ""
+        async for page in self._client.pages(self._path, query=self._query):
+            self.connected = True
+            version = str(page["metadata"]["resourceVersion"])
+            for item in page.get("items") or []:
+                seen.add(_key(item))
+                self._put(item)
         for key in [key for key in self._versions if key not in seen]:
             self._drop(key)
         self.synced.set()
-        return str(answer["metadata"]["resourceVersion"])
+        return version
 
     async def _follow(self, version: str) -> None:
         events = self._client.watch(self._path, query=self._query, resource_version=version)

@@ -1,4 +1,4 @@
-"""The cluster as the controllers see it: kopf's indexes, typed.
+"""The cluster as the controllers see it.
 
 Everything is read from memory; a decision made on an old copy is caught by the resourceVersion
 that each write carries, or by the name of what it creates.
@@ -7,14 +7,51 @@ that each write carries, or by the name of what it creates.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 from chrek.operator import pods as pods_module
 
 Object = dict[str, Any]
 T = TypeVar("T")
-Index = Mapping[tuple[str, str], Collection[T]]
+Key = tuple[str, str]
+"""A namespace, and something in it."""
+
+
+class Index(Mapping[Key, Collection[T]]):
+    """Objects by what they are looked up with: several may share a key, one may have several."""
+
+    def __init__(self) -> None:
+        self._found: dict[Key, dict[str, T]] = {}
+        self._keys: dict[Key, tuple[Key, ...]] = {}
+
+    def put(self, of: Key, keys: Iterable[str], value: T | None) -> None:
+        """Keep what an object is looked up with now, and nothing else of it.
+
+        Args:
+            of: namespace and name of the object.
+            keys: without its namespace; none for an object that is gone.
+            value: what is found; None only without keys.
+        """
+        namespace, name = of
+        for key in self._keys.pop(of, ()):
+            del self._found[key][name]
+            if not self._found[key]:
+                del self._found[key]
+        made = tuple((namespace, key) for key in dict.fromkeys(keys))
+        if made and value is not None:
+            self._keys[of] = made
+            for key in made:
+                self._found.setdefault(key, {})[name] = value
+
+    def __getitem__(self, key: Key) -> Collection[T]:
+        return self._found[key].values()
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(tuple(self._found))
+
+    def __len__(self) -> int:
+        return len(self._found)
 
 
 @dataclasses.dataclass(slots=True)
@@ -31,18 +68,13 @@ class Cache:
         deployments: Deployments of graphs by the name of their graph.
     """
 
-    checkpoints: Index[Object] = dataclasses.field(default_factory=dict)
-    checkpoints_by_hash: Index[Object] = dataclasses.field(default_factory=dict)
-    jobs: Index[Object] = dataclasses.field(default_factory=dict)
-    pods: Index[pods_module.Pod] = dataclasses.field(default_factory=dict)
-    graphs: Index[Object] = dataclasses.field(default_factory=dict)
-    graphs_by_reference: Index[Object] = dataclasses.field(default_factory=dict)
-    deployments: Index[Object] = dataclasses.field(default_factory=dict)
-
-    def bind(self, indexes: Mapping[str, Any]) -> None:
-        """Use kopf's indexes; they fill and change by themselves."""
-        for field in dataclasses.fields(self):
-            setattr(self, field.name, indexes[field.name])
+    checkpoints: Index[Object] = dataclasses.field(default_factory=Index)
+    checkpoints_by_hash: Index[Object] = dataclasses.field(default_factory=Index)
+    jobs: Index[Object] = dataclasses.field(default_factory=Index)
+    pods: Index[pods_module.Pod] = dataclasses.field(default_factory=Index)
+    graphs: Index[Object] = dataclasses.field(default_factory=Index)
+    graphs_by_reference: Index[str] = dataclasses.field(default_factory=Index)
+    deployments: Index[Object] = dataclasses.field(default_factory=Index)
 
     def of_job(self, namespace: str, uid: str) -> list[pods_module.Pod]:
         """Pods of a checkpoint job, by the Job's UID, oldest first."""
@@ -60,14 +92,14 @@ class Cache:
         return _in_order(many(self.pods, namespace, f"graph {graph}"))
 
 
-def keys(pod: pods_module.Pod) -> list[tuple[str, str]]:
-    """Under which keys of `Cache.pods` a pod is found."""
+def keys(pod: pods_module.Pod) -> list[str]:
+    """What a pod is looked up with in `Cache.pods`."""
     found = {
         "job": pod.owner if pod.source else "",
         "checkpoint": pod.reference,
         "graph": pod.graph,
     }
-    return [(pod.namespace, f"{kind} {value}") for kind, value in found.items() if value]
+    return [f"{kind} {value}" for kind, value in found.items() if value]
 
 
 def _in_order(found: Collection[pods_module.Pod]) -> list[pods_module.Pod]:

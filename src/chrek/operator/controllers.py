@@ -1,185 +1,200 @@
-"""kopf's part: it follows the cluster, fills the indexes and wakes the queue.
+"""Follows the cluster: fills the cache and wakes the queue.
 
-Only events and indexes are used, of our own objects as well: kopf then writes nothing, neither
-finalizers nor annotations, and the state lives in the objects' status alone.
+Each collection is listed once and then watched, and of each object is kept what somebody here
+reads. Nothing is written.
 """
 
 from __future__ import annotations
 
-import logging
-import ssl
+import asyncio
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import kopf
-
 from chrek import errors, identity, names, state
-from chrek.kube import credentials
+from chrek.kube import api
 from chrek.operator import cache as cache_module
 from chrek.operator import pods, queue, workloads
 
 Object = dict[str, Any]
+Key = tuple[str, str]
+"""Namespace and name."""
 CHECKPOINT = "checkpoint"
 GRAPH = "graph"
 SKIPPED_POD = "skipped pod"
 ADOPTION = "pods without a checkpoint"
 
-CHECKPOINTS = (names.GROUP, names.VERSION, names.CHECKPOINT_PLURAL)
-GRAPHS = (names.GROUP, names.VERSION, names.GRAPH_PLURAL)
-JOBS = ("batch", "v1", "jobs")
-DEPLOYMENTS = ("apps", "v1", "deployments")
-PODS = ("v1", "pods")
+_LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
+_OF_JOBS = (
+    *("namespace", "name", "uid", "deletionTimestamp"),
+    *("labels", "annotations", "ownerReferences"),
+)
 
 
-def settings() -> kopf.OperatorSettings:
-    """How kopf behaves."""
-    made = kopf.OperatorSettings()
-    made.posting.enabled = False
-    made.scanning.disabled = True
-    made.process.ultimate_exiting_timeout = 25
-    made.networking.request_timeout = 60
-    made.networking.connect_timeout = 10
-    made.watching.connect_timeout = 10
-    # Until everything is listed kopf keeps what it has read. Small pages, and workers that end
-    # soon, halve the memory of a start with a thousand checkpoints.
-    made.watching.chunk_size = 50
-    made.queueing.idle_timeout = 0.5
-    made.watching.label_selectors[JOBS] = f"{names.LABEL_SOURCE}=true"
-    made.watching.label_selectors[DEPLOYMENTS] = names.LABEL_GRAPH
-    made.watching.label_selectors[PODS] = names.LABEL_MANAGED
-    return made
+class Changes:
+    """What each change of an object means for the cache and the queue.
 
+    The methods take what is kept of the object, None when it is gone, and what was kept before.
+    """
 
-def quiet() -> None:
-    """Keep kopf's chatter about every event, and its settings, out of the log."""
-    logger = logging.getLogger("kopf.objects")
-    logger.setLevel(logging.WARNING)
-    logger.addFilter(_lean)
+    def __init__(self, cache: cache_module.Cache, work: queue.Queue) -> None:
+        self._cache = cache
+        self._work = work
+        self.listed = False
+        """Whether what is new now came while this operator was there to see it."""
 
-
-class _Connection(kopf.ConnectionInfo):
-    """Verifies the API server as our own client does."""
-
-    def as_ssl_context(self) -> ssl.SSLContext:
-        return credentials.lenient(super().as_ssl_context())
-
-
-def _lean(record: logging.LogRecord) -> bool:
-    for field in ("settings", "k8s_skip"):
-        record.__dict__.pop(field, None)
-    return True
-
-
-def registry(cache: cache_module.Cache, work: queue.Queue) -> kopf.OperatorRegistry:
-    """All of kopf's handlers."""
-    made = kopf.OperatorRegistry()
-    _indexes(made)
-    _wakers(made, cache, work)
-
-    @kopf.on.login(registry=made)
-    async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
-        found = kopf.login_with_kubeconfig(**kwargs) or kopf.login_with_service_account(**kwargs)
-        return _Connection(**vars(found)) if found else None
-
-    @kopf.on.startup(registry=made)
-    async def bind(**kwargs: Any) -> None:
-        cache.bind(kwargs)
-
-    return made
-
-
-def _indexes(made: kopf.OperatorRegistry) -> None:
-    @kopf.index(*CHECKPOINTS, id="checkpoints", registry=made)
-    async def checkpoints(body: kopf.Body, **_: Any) -> dict[tuple[str, str], Object]:
-        item = _checkpoint(body)
-        return {_key(item): item}
-
-    @kopf.index(*CHECKPOINTS, id="checkpoints_by_hash", registry=made)
-    async def checkpoints_by_hash(body: kopf.Body, **_: Any) -> dict[tuple[str, str], Object]:
-        item = _checkpoint(body)
-        digest = _digest(item)
-        return {(item["metadata"]["namespace"], digest): item} if digest else {}
-
-    @kopf.index(*JOBS, id="jobs", registry=made)
-    async def known_jobs(body: kopf.Body, **_: Any) -> dict[tuple[str, str], Object]:
-        item = _plain(body)
-        # Thousands of these are kept.
-        kept = ("namespace", "name", "uid", "deletionTimestamp", "annotations", "ownerReferences")
-        metadata = {k: v for k, v in item["metadata"].items() if k in kept}
-        status = {"conditions": (item.get("status") or {}).get("conditions") or []}
-        return {_key(item): {"metadata": metadata, "status": status}}
-
-    @kopf.index(*PODS, id="pods", labels={names.LABEL_MANAGED: "true"}, registry=made)
-    async def managed(body: kopf.Body, **_: Any) -> dict[tuple[str, str], pods.Pod]:
-        pod = pods.project(_plain(body))
-        return dict.fromkeys(cache_module.keys(pod), pod)
-
-    @kopf.index(*GRAPHS, id="graphs", registry=made)
-    async def graphs(body: kopf.Body, **_: Any) -> dict[tuple[str, str], Object]:
-        item = _plain(body)
-        return {_key(item): item}
-
-    @kopf.index(*GRAPHS, id="graphs_by_reference", registry=made)
-    async def graphs_by_reference(body: kopf.Body, **_: Any) -> dict[tuple[str, str], str]:
-        item = _plain(body)
-        metadata = item["metadata"]
-        found = workloads.references(item)
-        return {(metadata["namespace"], reference): metadata["name"] for reference in found}
-
-    @kopf.index(*DEPLOYMENTS, id="deployments", registry=made)
-    async def deployments(body: kopf.Body, **_: Any) -> dict[tuple[str, str], Object]:
-        item = _plain(body)
-        metadata = item["metadata"]
-        slim = {**item, "spec": {"replicas": (item.get("spec") or {}).get("replicas", 1)}}
-        return {(metadata["namespace"], metadata["labels"][names.LABEL_GRAPH]): slim}
-
-
-def _wakers(made: kopf.OperatorRegistry, cache: cache_module.Cache, work: queue.Queue) -> None:
-    @kopf.on.event(*CHECKPOINTS, registry=made)
-    async def checkpoint_changed(body: kopf.Body, **_: Any) -> None:
-        item = _plain(body)
-        namespace, name = _key(item)
-        digest = _digest(item)
-        work.add(queue.Key(CHECKPOINT, namespace, name))
+    def checkpoint(self, key: Key, now: Object | None, before: Object | None) -> None:
+        """Wakes it, those of its identity, and the graphs that refer to it."""
+        namespace, name = key
+        digest = _digest(now or before or {})
+        self._cache.checkpoints.put(key, [name] if now else [], now)
+        self._cache.checkpoints_by_hash.put(key, [digest] if now and digest else [], now)
+        self._work.add(queue.Key(CHECKPOINT, namespace, name))
         for reference in {name, digest}:
-            wake_checkpoints(cache, work, namespace, reference)
-            for graph in _graphs(cache, namespace, reference):
-                work.add(queue.Key(GRAPH, namespace, graph))
+            wake_checkpoints(self._cache, self._work, namespace, reference)
+            for graph in cache_module.many(self._cache.graphs_by_reference, namespace, reference):
+                self._work.add(queue.Key(GRAPH, namespace, graph))
 
-    @kopf.on.event(*JOBS, registry=made)
-    async def job_changed(body: kopf.Body, **_: Any) -> None:
-        metadata = body["metadata"]
-        digest = (metadata.get("labels") or {}).get(names.LABEL_HASH, "")
-        wake_checkpoints(cache, work, metadata["namespace"], digest)
+    def job(self, key: Key, now: Object | None, before: Object | None) -> None:
+        """Wakes its checkpoint."""
+        namespace, name = key
+        self._cache.jobs.put(key, [name] if now else [], now)
+        labels = ((now or before or {})["metadata"].get("labels")) or {}
+        digest = labels.get(names.LABEL_HASH, "")
+        wake_checkpoints(self._cache, self._work, namespace, digest)
 
-    @kopf.on.event(*PODS, registry=made)
-    async def pod_changed(event: kopf.RawEvent, body: kopf.Body, **_: Any) -> None:
-        metadata = body["metadata"]
-        namespace, labels = metadata["namespace"], metadata.get("labels") or {}
-        annotations = metadata.get("annotations") or {}
-        if labels.get(names.LABEL_MANAGED) != "true":
-            if event["type"] == "ADDED":
-                work.add(queue.Key(SKIPPED_POD, namespace, metadata["name"]))
+    def pod(self, key: Key, now: pods.Pod | None, before: pods.Pod | None) -> None:
+        """Wakes its checkpoint and its graph."""
+        namespace, name = key
+        managed = now is not None and now.managed
+        self._cache.pods.put(key, cache_module.keys(now) if now and managed else [], now)
+        pod = now or before
+        if pod is None:
             return
-        if names.LABEL_SOURCE in labels:
-            wake_checkpoints(cache, work, namespace, labels.get(names.LABEL_HASH, ""))
+        if not pod.managed:
+            if before is None and self.listed:
+                self._work.add(queue.Key(SKIPPED_POD, namespace, name))
             return
-        reference = annotations.get(names.ANNOTATION_CHECKPOINT, "")
-        wake_checkpoints(cache, work, namespace, reference)
-        if names.ANNOTATION_IDENTITY in annotations:
-            work.add(queue.Key(ADOPTION, namespace, reference))
-        graph = labels.get(names.LABEL_GRAPH)
-        if graph:
-            work.add(queue.Key(GRAPH, namespace, graph))
+        if pod.source:
+            wake_checkpoints(self._cache, self._work, namespace, pod.digest)
+            return
+        wake_checkpoints(self._cache, self._work, namespace, pod.reference)
+        if pod.identity:
+            self._work.add(queue.Key(ADOPTION, namespace, pod.reference))
+        if pod.graph:
+            self._work.add(queue.Key(GRAPH, namespace, pod.graph))
 
-    @kopf.on.event(*GRAPHS, registry=made)
-    async def graph_changed(body: kopf.Body, **_: Any) -> None:
-        work.add(queue.Key(GRAPH, *_key(_plain(body))))
+    def graph(self, key: Key, now: Object | None, before: Object | None) -> None:
+        """Wakes it."""
+        namespace, name = key
+        self._cache.graphs.put(key, [name] if now else [], now)
+        references = workloads.references(now) if now else ()
+        self._cache.graphs_by_reference.put(key, references, name)
+        self._work.add(queue.Key(GRAPH, namespace, name))
 
-    @kopf.on.event(*DEPLOYMENTS, registry=made)
-    async def deployment_changed(body: kopf.Body, **_: Any) -> None:
-        metadata = body["metadata"]
-        graph = (metadata.get("labels") or {}).get(names.LABEL_GRAPH, "")
-        work.add(queue.Key(GRAPH, metadata["namespace"], graph))
+    def deployment(self, key: Key, now: Object | None, before: Object | None) -> None:
+        """Wakes its graph."""
+        found = [item["metadata"]["labels"][names.LABEL_GRAPH] for item in (before, now) if item]
+        self._cache.deployments.put(key, found[-1:] if now else [], now)
+        for graph in set(found):
+            self._work.add(queue.Key(GRAPH, key[0], graph))
+
+
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """What is followed of one kind of object.
+
+    Attributes:
+        selector: of labels; empty for all.
+        project: makes of an object what is kept.
+        changed: the method of `Changes` that hears of it.
+    """
+
+    group_version: str
+    plural: str
+    selector: str
+    project: Callable[[Object], Any]
+    changed: Callable[[Changes, Key, Any, Any], None]
+
+
+class Follower:
+    """Everything that the controllers decide by, of some namespaces."""
+
+    def __init__(self, client: api.Client, namespaces: Iterable[str], changes: Changes) -> None:
+        self._changes = changes
+        self._informers = [
+            _informer(client, namespace, collection, changes)
+            for namespace in namespaces
+            for collection in COLLECTIONS
+        ]
+
+    async def run(self) -> None:
+        """Follow for ever."""
+        async with asyncio.TaskGroup() as group:
+            for informer in self._informers:
+                group.create_task(informer.run())
+
+    async def synced(self) -> None:
+        """Return when all that exists is in memory."""
+        for informer in self._informers:
+            await informer.synced.wait()
+        self._changes.listed = True
+
+
+def _informer(
+    client: api.Client, namespace: str, collection: Collection, changes: Changes
+) -> api.Informer[Any]:
+    def on_change(key: str, now: Any, before: Any) -> None:
+        _, _, name = key.partition("/")
+        collection.changed(changes, (namespace, name), now, before)
+
+    return api.Informer(
+        client,
+        api.path(collection.group_version, collection.plural, namespace),
+        query={"labelSelector": collection.selector} if collection.selector else {},
+        project=collection.project,
+        on_change=on_change,
+    )
+
+
+def of_checkpoint(item: Object) -> Object:
+    """A DynamoCheckpoint with its whole status, wherever that is."""
+    return {**_lean(item), "status": state.status_of(item)}
+
+
+def of_job(item: Object) -> Object:
+    """Thousands of these are kept."""
+    metadata = {k: v for k, v in item["metadata"].items() if k in _OF_JOBS}
+    status = {"conditions": (item.get("status") or {}).get("conditions") or []}
+    return {"metadata": metadata, "status": status}
+
+
+def of_deployment(item: Object) -> Object:
+    """Of its spec the number of replicas."""
+    replicas = (item.get("spec") or {}).get("replicas", 1)
+    return {**_lean(item), "spec": {"replicas": replicas}}
+
+
+def _lean(item: Object) -> Object:
+    """Of its field owners the names, and nothing that is said twice."""
+    metadata = dict(item["metadata"])
+    metadata["managedFields"] = [
+        {"manager": entry.get("manager", ""), "subresource": entry.get("subresource", "")}
+        for entry in metadata.get("managedFields") or []
+    ]
+    if metadata.get("annotations"):
+        kept = {k: v for k, v in metadata["annotations"].items() if k != _LAST_APPLIED}
+        metadata["annotations"] = kept
+    return {**item, "metadata": metadata}
+
+
+COLLECTIONS = (
+    Collection(names.API_VERSION, names.CHECKPOINT_PLURAL, "", of_checkpoint, Changes.checkpoint),
+    Collection(names.API_VERSION, names.GRAPH_PLURAL, "", _lean, Changes.graph),
+    Collection("batch/v1", "jobs", f"{names.LABEL_SOURCE}=true", of_job, Changes.job),
+    Collection("apps/v1", "deployments", names.LABEL_GRAPH, of_deployment, Changes.deployment),
+    Collection("v1", "pods", names.LABEL_MANAGED, pods.project, Changes.pod),
+)
 
 
 def wake_checkpoints(
@@ -195,38 +210,12 @@ def wake_checkpoints(
 def wake_all(cache: cache_module.Cache, work: queue.Queue) -> None:
     """Have every checkpoint and every graph looked at."""
     for kind, index in ((CHECKPOINT, cache.checkpoints), (GRAPH, cache.graphs)):
-        for namespace, name in list(index):
+        for namespace, name in index:
             work.add(queue.Key(kind, namespace, name))
 
 
-def _graphs(cache: cache_module.Cache, namespace: str, reference: str) -> list[str]:
-    key = (namespace, reference)
-    index: Any = cache.graphs_by_reference
-    return list(index[key]) if key in index else []
-
-
-def _digest(item: Object) -> str:
+def _digest(item: Mapping[str, Any]) -> str:
     try:
         return identity.parse((item.get("spec") or {}).get("identity") or {}).hash()
     except errors.InputError:
         return ""
-
-
-def _key(item: Object) -> tuple[str, str]:
-    return item["metadata"]["namespace"], item["metadata"]["name"]
-
-
-def _checkpoint(body: kopf.Body) -> Object:
-    """A DynamoCheckpoint with its whole status, wherever that is."""
-    item = _plain(body)
-    return {**item, "status": state.status_of(item)}
-
-
-def _plain(body: kopf.Body) -> Object:
-    """The object as a dictionary, of its field owners the names alone."""
-    item = dict(body)
-    owners = [
-        {"manager": entry.get("manager", ""), "subresource": entry.get("subresource", "")}
-        for entry in item["metadata"].get("managedFields") or []
-    ]
-    return {**item, "metadata": {**item["metadata"], "managedFields": owners}}

@@ -15,8 +15,6 @@ import socket
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-import kopf
-
 from chrek import config, errors, log, names
 from chrek.kube import api
 from chrek.operator import (
@@ -29,7 +27,6 @@ from chrek.operator import (
     graphs,
     health,
     leader,
-    lean,
     metrics,
     platform,
     queue,
@@ -52,8 +49,6 @@ def run(config_path: pathlib.Path) -> int:
     """
     settings = config.load(config_path, config.OperatorConfig)
     log.setup(settings.logLevel)
-    controllers.quiet()
-    lean.install()
     credentials = api.credentials()
     return asyncio.run(Operator(settings, credentials).run())
 
@@ -151,37 +146,20 @@ class Operator:
         metrics.LEADING.set(1)
         await self._check_resources()
         known = cache.Cache()
-        started = asyncio.Event()
         handlers: dict[str, queue.Handler] = {}
         work = queue.Queue(handlers, allowed=self._leader.held, observe=metrics.reconciled)
         handlers |= self._handlers(known, work)
         self._look_again = lambda: controllers.wake_all(known, work)
-        parts = [
-            _task("lease", self._keep()),
-            _task("queue", work.run()),
-            _task(
-                "kopf",
-                kopf.operator(
-                    registry=controllers.registry(known, work),
-                    settings=controllers.settings(),
-                    standalone=True,
-                    namespaces=self._settings.watchNamespaces,
-                    ready_flag=started,
-                ),
-            ),
-        ]
-        try:
-            await asyncio.wait([_task("kopf started", started.wait()), *parts], return_when=FIRST)
-            # kopf takes the signals for itself when it starts, and stopping is more than kopf.
-            await asyncio.sleep(0.5)
-            self._take_signals()
-            done, _ = await asyncio.wait(parts, return_when=FIRST)
-            for part in done:
-                part.result()
-        finally:
-            for part in parts:
-                part.cancel()
-            await asyncio.gather(*parts, return_exceptions=True)
+        follower = controllers.Follower(
+            self._client, self._settings.watchNamespaces, controllers.Changes(known, work)
+        )
+
+        async def reconcile() -> None:
+            # Nothing is decided on half of the cluster.
+            await follower.synced()
+            await work.run()
+
+        await asyncio.gather(self._keep(), follower.run(), reconcile())
 
     def _owners_changed(self, _: platform.Platform) -> None:
         self._look_again()
@@ -226,7 +204,7 @@ class Operator:
             os._exit(1)
 
     async def _check_resources(self) -> None:
-        """The CRDs must be there: kopf would wait for them without a word."""
+        """The CRDs must be there: whoever follows them would wait for them."""
         for plural in (names.CHECKPOINT_PLURAL, names.GRAPH_PLURAL):
             for namespace in self._settings.watchNamespaces:
                 try:

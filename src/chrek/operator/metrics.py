@@ -37,8 +37,7 @@ ADMISSION_SECONDS = prometheus_client.Histogram(
 
 API_REQUESTS = prometheus_client.Counter(
     "chrek_operator_api_requests",
-    "Requests sent to the API server, those that are tried again and failed ones too. What kopf"
-    " reads is not counted; it writes nothing.",
+    "Requests sent to the API server, those that are tried again and failed ones too.",
     ["verb", "resource"],
     registry=REGISTRY,
 )

@@ -50,7 +50,8 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     """One managed pod.
 
     Attributes:
-        source: whether it is a checkpoint job's.
+        managed: False for a pod that opted in and that the webhook could not manage.
+        source: whether it is a checkpoint job's, and `digest` the identity hash in its labels.
         owner: UID of its controller, empty without one.
         graph: DynamoGraphDeployment that it belongs to, and `service` in it.
         reference: name or hash of its checkpoint; empty for a checkpoint job's pod.
@@ -65,7 +66,9 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     uid: str
     created: str
     deleted: bool
+    managed: bool
     source: bool
+    digest: str
     owner: str
     graph: str
     service: str
@@ -112,7 +115,9 @@ def project(item: Mapping[str, Any]) -> Pod:
         uid=metadata["uid"],
         created=str(metadata.get("creationTimestamp") or ""),
         deleted=bool(metadata.get("deletionTimestamp")),
+        managed=labels.get(names.LABEL_MANAGED) == "true",
         source=source,
+        digest=labels.get(names.LABEL_HASH, ""),
         owner=owner_uid(item),
         graph=labels.get(names.LABEL_GRAPH, ""),
         service=labels.get(names.LABEL_SERVICE, ""),
