@@ -92,6 +92,8 @@ class AgentConfig(
     """How long a checkpoint job's worker may take to get ready."""
     maxConcurrentOperations: int = 4
     """Dumps and restores at once on this node; more wait for their turn."""
+    maxQueuedRestores: int = 32
+    """So many may wait; a pod beyond starts cold rather than wait longer than that takes."""
     envFromSecrets: EnvFromSecrets = EnvFromSecrets.ALLOW
     ignoreDifferences: list[Literal["secrets", "configMaps"]] = []
     """What a restored worker may have other values of than the new container."""

@@ -22,6 +22,7 @@ async def test_more_wait_for_their_turn():
 
     await asyncio.gather(*(operation() for _ in range(5)))
     assert (most, ended) == (2, 5)
+    assert (made.busy, made.waiting) == (False, 0)
 
 
 async def test_waiting_until_none_runs():
@@ -59,4 +60,11 @@ async def test_an_operation_that_is_cancelled_gives_its_slot_back():
         await task
     assert await made.idle(timeout_seconds=0.01)
     async with made.taken():
-        pass
+        assert made.busy
+        waiting = asyncio.ensure_future(operation())
+        await asyncio.sleep(0)
+        assert made.waiting == 1
+        waiting.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await waiting
+        assert made.waiting == 0

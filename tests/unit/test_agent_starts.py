@@ -155,6 +155,28 @@ async def test_a_worker_without_checkpoint_starts_cold(scene, restoring):
     assert scene.journal.get("uid-1") is None
 
 
+async def test_a_long_queue_is_not_joined(scene, restoring):
+    calls = restoring()
+    scene.settings = msgspec.structs.replace(scene.settings, maxQueuedRestores=1)
+    async with scene.slots.taken(), asyncio.TaskGroup() as group:
+
+        async def wait():
+            async with scene.slots.taken():
+                pass
+
+        waits = group.create_task(wait())
+        while not scene.slots.waiting:
+            await asyncio.sleep(0)
+        await scene.start(checkpoints=[scene.artifact()])
+        assert await scene.init.read() == (
+            "cold AgentBusy 1 dumps and restores wait for their turn on this node, and "
+            "agent.maxQueuedRestores is 1"
+        )
+        assert not calls
+        assert scene.journal.get("uid-1") is None, "the next start may be warm"
+        waits.cancel()
+
+
 def other_environment(scene):
     return checkpoint(variants=(projected.commit(scene.base, environment={}),))
 

@@ -65,6 +65,7 @@ silenceTimeoutSeconds: {{ .Values.agent.silenceTimeoutSeconds | int }}
 dumpTimeoutSeconds: {{ .Values.agent.dumpTimeoutSeconds | int }}
 readyTimeoutSeconds: {{ .Values.agent.readyTimeoutSeconds | int }}
 maxConcurrentOperations: {{ .Values.agent.maxConcurrentOperations | int }}
+maxQueuedRestores: {{ .Values.agent.maxQueuedRestores | int }}
 envFromSecrets: {{ .Values.secrets.envFromSecrets }}
 ignoreDifferences: {{ .Values.agent.ignoreDifferences | toJson }}
 logLevel: {{ .Values.agent.logLevel }}

@@ -12,22 +12,34 @@ class Slots:
 
     def __init__(self, count: int) -> None:
         self._free = asyncio.Semaphore(count)
+        self.waiting = 0
+        """Operations that wait for their turn, which comes in the order of their coming."""
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
+    @property
+    def busy(self) -> bool:
+        """Whether one more would have to wait."""
+        return self._free.locked()
+
     @contextlib.asynccontextmanager
     async def taken(self) -> AsyncIterator[None]:
         """Hold one slot."""
-        async with self._free:
-            self._active += 1
-            self._idle.clear()
-            try:
-                yield
-            finally:
-                self._active -= 1
-                if not self._active:
-                    self._idle.set()
+        self.waiting += 1
+        try:
+            await self._free.acquire()
+        finally:
+            self.waiting -= 1
+        self._active += 1
+        self._idle.clear()
+        try:
+            yield
+        finally:
+            self._free.release()
+            self._active -= 1
+            if not self._active:
+                self._idle.set()
 
     async def idle(self, *, timeout_seconds: float) -> bool:
         """Wait until no operation runs; False when time is up."""

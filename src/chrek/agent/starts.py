@@ -173,6 +173,13 @@ class Starts:
     ) -> _Plan:
         found = decision.find(checkpoints, pod.namespace, pod.checkpoint)
         checkpoint, variant = decision.choose(found, pod)
+        most = self._settings.maxQueuedRestores
+        if self._slots.busy and self._slots.waiting >= most:
+            raise decision.Cold(
+                names.Reason.BUSY,
+                f"{self._slots.waiting} dumps and restores wait for their turn on this node, and "
+                f"agent.maxQueuedRestores is {most}",
+            )
         await self._probation.settle(pod, caller.container_id)
         record = self._journal.get(pod.uid)
         if record is not None and record.state == "failed" and record.uuid == variant.uuid:
