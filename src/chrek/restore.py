@@ -32,6 +32,7 @@ from chrek import (
     names,
     privilege,
     procfs,
+    reach,
     rootfd,
     surroundings,
 )
@@ -98,10 +99,11 @@ def restore(
             cores = privilege.check(staging, procfs.status(init_pid), filters)
             privilege.relabel(staging, cores, procfs.lsm_label(init_pid))
         with step("sockets"):
-            surroundings.adapt(staging, described, init_pid, logger)
+            opened = surroundings.adapt(staging, described, init_pid, logger)
         with step("files"):
             shared = stack.enter_context(ipcstate.prepare(staging, small, init_pid, logger))
             _put_files(small, described, init_pid, volumes, logger, pod or context.Pod())
+            reach.check(opened, init_pid)
         with step("criu"):
             stack.enter_context(_page_files(artifact, staging))
             try:

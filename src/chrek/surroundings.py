@@ -27,8 +27,12 @@ _NEWEST = "..data"
 
 def adapt(
     staging: pathlib.Path, described: manifest.Manifest, init_pid: int, logger: log.Logger
-) -> None:
-    """Edit the images in a staging directory for the container of a PID 1."""
+) -> list[pb.FileEntry]:
+    """Edit the images in a staging directory for the container of a PID 1.
+
+    Returns:
+        The files that CRIU will open.
+    """
     path = staging / "files.img"
     entries = images.read(path, pb.FileEntry)
     moved = moved_addresses(described.source.addresses, procfs.addresses(init_pid))
@@ -46,6 +50,7 @@ def adapt(
     logger.debug(
         "surroundings", closed=closed, rewritten=rewritten, renamed=len(renamed), timed=timed
     )
+    return entries
 
 
 def moved_addresses(old: Sequence[str], new: Sequence[str]) -> dict[str, str]:

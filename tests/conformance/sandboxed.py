@@ -45,7 +45,8 @@ def ask(pid: int, method: str, path: str) -> tuple[int, str]:
         with open(f"/proc/{pid}/ns/net") as file:
             if _libc.setns(file.fileno(), _CLONE_NEWNET):
                 raise OSError(ctypes.get_errno(), "setns")
-        connection = http.client.HTTPConnection("127.0.0.1", harness.PORT, timeout=20)
+        # Longer than the longest wait of any workload.
+        connection = http.client.HTTPConnection("127.0.0.1", harness.PORT, timeout=60)
         with contextlib.closing(connection):
             connection.request(method, path)
             answer = connection.getresponse()

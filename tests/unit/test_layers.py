@@ -13,7 +13,7 @@ LAYERS = [
     ["agent", "operator", "hooks"],
     ["checkpoint", "restore", "prune"],
     ["facts"],
-    ["ipcstate", "preflight", "privilege", "inside", "filefacts", "surroundings"],
+    ["ipcstate", "preflight", "privilege", "inside", "filefacts", "surroundings", "reach"],
     [
         "criu",
         "cuda",

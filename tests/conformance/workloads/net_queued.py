@@ -16,7 +16,7 @@ def fill(one):
 
 def take(one, count):
     one.setblocking(True)
-    one.settimeout(20)
+    one.settimeout(50)  # What is queued is sent again when TCP's own timers say so.
     total, seen = 0, 0
     while total < count:
         data = one.recv(65536)
