@@ -244,17 +244,23 @@ def assert_warm(live: cluster.Cluster, pod: Object) -> None:
 
 
 def assert_cold(live: cluster.Cluster, pod: Object, reasons: set[str]) -> str:
-    """The pod serves, and says in log, condition and Event that and why it started cold.
+    """The pod serves, and says in its log that and why it started cold.
 
     Returns the reason.
     """
-    text = pods.describe(live, *_named(pod))
-    assert pods.is_ready(pod), text
-    written = pods.logs(live, pod)
-    if pods.container(pod).get("restartCount"):
-        written += pods.logs(live, pod, previous=True)
-    lines = [line for line in written.splitlines() if pods.FALLBACK in line]
-    assert lines, text
-    said = {line.split(pods.FALLBACK, 1)[1].split(":")[0] for line in lines}
-    assert said & reasons, f"expected one of {reasons}, the log says {said}\n{text}"
-    return sorted(said & reasons)[0]
+    assert pods.is_ready(pod), pods.describe(live, *_named(pod))
+
+    def said() -> set[str]:
+        written = pods.logs(live, pod)
+        if pods.container(pods.reload(live, pod)).get("restartCount"):
+            written += pods.logs(live, pod, previous=True)
+        lines = [line for line in written.splitlines() if pods.FALLBACK in line]
+        return {line.split(pods.FALLBACK, 1)[1].split(":")[0] for line in lines}
+
+    # The kubelet may not have the log of a container that has just ended.
+    found: set[str] = cluster.wait_until(
+        lambda: said() & reasons,
+        lambda: f"one of {reasons} in its log: {said()}\n{pods.describe(live, *_named(pod))}",
+        timeout=20,
+    )
+    return sorted(found)[0]

@@ -65,8 +65,15 @@ def first(llm: example.Example, watch: Watch) -> Object:
     # A short warm-up: this is about what happens, not about how long it takes.
     llm.deploy(options="--warmup-tokens 64")
     name = llm.next_pod(set())
+    cluster.wait_until(
+        lambda: pods.container(llm.live.get(pods.path(llm.namespace, name)) or {}).get("started"),
+        lambda: f"it has started\n{pods.describe(llm.live, llm.namespace, name)}",
+        timeout=60,
+    )
+    # When both are ready, the capture may be quicker than the kubelet's next probe.
+    phase = example.phase(llm.checkpoint())
     pod = pods.wait_ready(llm.live, llm.namespace, name, timeout=240)
-    pod["seen"] = {"phase": example.phase(llm.checkpoint())}
+    pod["seen"] = {"phase": phase}
     return pod
 
 

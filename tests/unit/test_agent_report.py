@@ -123,7 +123,7 @@ async def test_of_one_pod_the_last_report_stays(reporter, monkeypatch):
 
 
 async def test_a_server_that_refuses_fails_nothing(server, reporter, caplog):
-    server.refusals = [(403, "forbidden")] * 2
+    server.refusals = [(422, "invalid")] * 2
     reporter.start(POD, RESTORED)
     await reporter.drain()
     assert {r.getMessage() for r in caplog.records} >= {"cannot report a start on its pod"}

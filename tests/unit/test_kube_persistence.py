@@ -31,7 +31,23 @@ async def test_until_it_answers():
     assert len(calls) == 4
 
 
-@pytest.mark.parametrize("status", [400, 403, 404, 409, 422])
+async def test_a_server_that_has_just_started_refuses_what_it_takes_later():
+    call, calls = failing(0, 403, 401, 403)
+    assert await persistence.persist(call, 60) == {"kind": "Pod"}
+    assert len(calls) == 5
+
+
+@pytest.mark.parametrize("status", [401, 403])
+async def test_a_refusal_that_stays_is_an_answer(status, monkeypatch):
+    monkeypatch.setattr(persistence, "STARTING_SECONDS", 0.1)
+    call, calls = failing(*[status] * 99)
+    with pytest.raises(errors.ApiError) as caught:
+        await persistence.persist(call, 60)
+    assert caught.value.status == status
+    assert 3 <= len(calls) <= 6, "after 0, 10, 30, 70 and 150 ms"
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 422])
 async def test_a_refusal_is_an_answer(status):
     call, calls = failing(status)
     with pytest.raises(errors.ApiError) as caught:
