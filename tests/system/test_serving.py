@@ -30,7 +30,7 @@ from chrek import (
     rootfd,
 )
 from chrek import store as stores
-from chrek.agent import calls, captures, connection, decision, objects, slots
+from chrek.agent import calls, captures, connection, decision, journal, objects, slots
 from chrek.criu import service
 from fakes import projected
 from showcase import sandbox
@@ -391,7 +391,10 @@ def test_the_agent_captures_a_pod_that_the_operator_names(tmp_path: pathlib.Path
             container="main",
         )
         there: list[objects.Checkpoint] = []
-        agent = captures.Captures(settings, "node", "ns", reporter, slots.Slots(1))  # type: ignore[arg-type]
+        agent = captures.Captures(
+            *(settings, "node", "ns", reporter, slots.Slots(1)),  # type: ignore[arg-type]
+            results=journal.Results(tmp_path / "signals"),
+        )
         cold = decision.Cold("CheckpointNotReady", "it is being made")
         task = asyncio.ensure_future(agent.serve(conn, caller, lambda: pod, lambda: there, cold))
         await asyncio.to_thread(made.wait_for, "worker ready")

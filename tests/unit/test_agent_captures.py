@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from chrek import checkpoint, config, errors, names, procfs
-from chrek.agent import captures, capturing, decision, namings, objects, slots
+from chrek.agent import captures, capturing, decision, journal, namings, objects, slots
 from chrek.criu import service
 from fakes import projected
 
@@ -34,13 +34,17 @@ class Scene:
         )
         self.volume = path / "volume"
         self.volume.mkdir()
+        self.signals = path / "signals"
         self.reporter = projected.Reporter()
         self.init = projected.Init(process.pid)
         self.pod = JOB
         (self.worker,) = procfs.children(process.pid)
 
     async def serve(self, *checkpoints):
-        made = captures.Captures(self.settings, "node-1", "chrek", self.reporter, slots.Slots(1))
+        made = captures.Captures(
+            *(self.settings, "node-1", "chrek", self.reporter, slots.Slots(1)),
+            journal.Results(self.signals),
+        )
         directory = os.open(self.volume, os.O_RDONLY)
         try:
             async with asyncio.timeout(5):
@@ -329,7 +333,8 @@ class Serving:
         self.checkpoints = list(checkpoints)
         scene.pod = pod
         self.made = captures.Captures(
-            scene.settings, "node-1", "chrek", scene.reporter, slots.Slots(1)
+            *(scene.settings, "node-1", "chrek", scene.reporter, slots.Slots(1)),
+            journal.Results(scene.signals),
         )
         self.task = None
 
@@ -422,6 +427,49 @@ async def test_a_checkpoint_of_another_namespace_names_nothing(scene, dumping):
     await asyncio.sleep(0.05)
     assert not requests
     await serving.end()
+
+
+async def test_what_the_last_agent_captured_is_not_captured_again(scene, dumping):
+    """It was killed after the artifact was complete, and before the API had its result."""
+    requests = dumping("captured")
+    result = {"uuid": "u-0", "variant": "aaaa"}
+    record = journal.Result(
+        namespace=WORKER.namespace, name=WORKER.name, uid=WORKER.uid, result=result
+    )
+    journal.Results(scene.signals).put(WORKER.uid, record)
+    serving = Serving(scene, NAMED)
+    await serving.start(cold=None)
+    await serving.made.tell_recovered()
+    assert scene.reporter.results == [result]
+    assert not journal.Results(scene.signals).items()
+    await asyncio.sleep(0.1)
+    assert not requests
+    # Named anew, it is captured.
+    serving.checkpoints = []
+    await asyncio.sleep(0.05)
+    serving.checkpoints = [NAMED]
+    assert await scene.init.read() == "dumping"
+    await serving.end()
+
+
+async def test_a_result_that_the_api_is_not_told_of_is_kept(scene, dumping):
+    dumping("captured")
+    scene.reporter.refuse = errors.ApiError("no answer")
+    task = await scene.started(LLM)
+    scene.ready()
+    for word in ("dumping", "committed"):
+        assert await scene.init.read() == word
+    await task
+    ((uid, found),) = journal.Results(scene.signals).items()
+    assert (uid, found.result["uuid"], found.name) == (JOB.uid, "u-1", "p")
+    # A pod that is gone needs none.
+    scene.reporter.refuse = errors.ApiError("gone", status=404)
+    made = captures.Captures(
+        *(scene.settings, "node-1", "chrek", scene.reporter, slots.Slots(1)),
+        journal.Results(scene.signals),
+    )
+    await made.tell_recovered()
+    assert not journal.Results(scene.signals).items()
 
 
 async def test_a_worker_whose_capture_fails_serves_on(scene, dumping):

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from chrek import checkpoint, config, errors, log, names
-from chrek.agent import calls, capturing, slots
+from chrek.agent import calls, capturing, journal, slots
 from fakes import projected
 
 QUIESCE = {"http": {"port": 8000, "path": "/sleep"}}
@@ -30,7 +30,10 @@ class Scene:
             watchNamespaces=["ns"],
             storage=config.Storage(pvc=config.Pvc(basePath=str(path))),
         )
-        self.made = capturing.Capturing(settings, "n", "chrek", self.reporter, slots.Slots(1))
+        self.made = capturing.Capturing(
+            *(settings, "n", "chrek", self.reporter, slots.Slots(1)),
+            journal.Results(path / "signals"),
+        )
         monkeypatch.setattr(capturing, "RETRY_SECONDS", 0.01)
         monkeypatch.setattr(calls, "call", self._call)
         monkeypatch.setattr(checkpoint, "capture", self._dump)

@@ -11,7 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from chrek import checkpoint, config, dynamo, errors, log, names, peer, procfs
-from chrek.agent import capturing, connection, decision, namings, objects, report
+from chrek.agent import capturing, connection, decision, journal, namings, objects, report
 from chrek.agent import slots as slots_module
 from chrek.criu import service
 
@@ -36,9 +36,12 @@ class Captures:
         own_namespace: str,
         reporter: report.Reporter,
         slots: slots_module.Slots,
+        results: journal.Results,
     ) -> None:
         self._settings = settings
-        self._capturing = capturing.Capturing(settings, node, own_namespace, reporter, slots)
+        self._capturing = capturing.Capturing(
+            settings, node, own_namespace, reporter, slots, results
+        )
         self._namings = namings.Namings()
         self._served: dict[str, connection.Connection] = {}
 
@@ -126,6 +129,10 @@ class Captures:
             ending.cancel()
             if self._served.get(pod.uid) is conn:
                 del self._served[pod.uid]
+
+    async def tell_recovered(self) -> None:
+        """Tell the API of captures that the agent before this one made and could not tell it of."""
+        await self._capturing.tell_recovered()
 
     async def refuse_others(
         self,
@@ -220,6 +227,7 @@ class Captures:
         ending: asyncio.Task[None],
         logger: log.Logger,
     ) -> None:
+        recovered = self._capturing.recovered
         done = False
         while True:
             pod = pod_of()
@@ -228,6 +236,9 @@ class Captures:
             wanted = self._namings.of(pod, checkpoints_of)
             if wanted is None:
                 done = False
+                recovered.discard(pod.uid)
+            elif pod.uid in recovered:
+                done = True  # Until the operator has read the result.
             elif not done and pod.ready:
                 done = True
                 request = self._capturing.request(caller, root_pid, pod, wanted, leave_running=True)

@@ -8,14 +8,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent import futures
 
 from chrek import checkpoint, config, eligibility, errors, log, names, peer, procfs
 from chrek import store as stores
-from chrek.agent import calls, connection, metrics, objects, report
+from chrek.agent import calls, connection, journal, metrics, objects, report
 from chrek.agent import slots as slots_module
 
+LOG = log.get(__name__)
 ATTEMPTS = 3
 RETRY_SECONDS = 5.0
 
@@ -34,12 +35,16 @@ class Capturing:
         own_namespace: str,
         reporter: report.Reporter,
         slots: slots_module.Slots,
+        results: journal.Results,
     ) -> None:
         self._settings = settings
         self._node = node
         self._own_namespace = own_namespace
         self._reporter = reporter
         self._slots = slots
+        self._results = results
+        self.recovered = {uid for uid, _ in results.items()}
+        """Pods that the agent before this one captured, and did not tell the API of."""
 
     def _store(self, pod: objects.Pod) -> stores.Store:
         own = pod.namespace == self._own_namespace
@@ -118,10 +123,12 @@ class Capturing:
         loop = asyncio.get_running_loop()
         runs_on: list[futures.Future[None]] = []
 
-        def committed(_: checkpoint.Captured) -> None:
+        def committed(done: checkpoint.Captured) -> None:
+            self._keep(pod, done)
             # A job's tree is frozen here, and ends only after chrek-init has been told why.
             sent = asyncio.run_coroutine_threadsafe(conn.send("committed"), loop).result()
             if not sent and not request.leave_running:
+                self._results.drop(pod.uid)
                 raise errors.PeerError("the job's container ended during the dump")
 
         def resumed() -> None:
@@ -228,21 +235,48 @@ class Capturing:
             f"captured {described.bytes / 1e9:.2f} GB in {sum(described.steps.values()):.1f} s"
             + (f"; the worker was frozen for {frozen:.1f} s of them" if serving else ""),
         )
-        await self._reporter.result(
-            pod,
-            {
-                "uuid": described.uuid,
-                "variant": described.variant,
-                "digest": done.digest,
-                "location": self._store(pod).location(described.identityHash),
-                "bytes": described.bytes,
-                "node": self._node,
-                "image": described.source.image,
-                "gpu": "",
-                "steps": described.steps,
-                "createdAt": described.createdAt,
-            },
+        await self._tell(pod, self._result(pod, done))
+
+    def _result(self, pod: objects.Pod, done: checkpoint.Captured) -> dict[str, object]:
+        described = done.manifest
+        return {
+            "uuid": described.uuid,
+            "variant": described.variant,
+            "digest": done.digest,
+            "location": self._store(pod).location(described.identityHash),
+            "bytes": described.bytes,
+            "node": self._node,
+            "image": described.source.image,
+            "gpu": "",
+            "steps": described.steps,
+            "createdAt": described.createdAt,
+        }
+
+    def _keep(self, pod: objects.Pod, done: checkpoint.Captured) -> None:
+        """From here on an agent that is killed does not cost the artifact."""
+        record = journal.Result(
+            namespace=pod.namespace, name=pod.name, uid=pod.uid, result=self._result(pod, done)
         )
+        try:
+            self._results.put(pod.uid, record)
+        except OSError as err:
+            LOG.error("journal cannot be written", error=str(err))
+
+    async def _tell(self, pod: objects.Pod | journal.Result, result: Mapping[str, object]) -> None:
+        try:
+            await self._reporter.result(pod, result)
+        except errors.ApiError as err:
+            if err.status == 0 or err.status >= 500:
+                LOG.error("result is left to the next agent", pod=pod.name, error=str(err))
+                return
+            LOG.warning("result is lost", pod=pod.name, error=str(err))
+        self._results.drop(pod.uid)
+
+    async def tell_recovered(self) -> None:
+        """Tell the API what the agent before this one could not tell it."""
+        for uid, record in self._results.items():
+            LOG.info("result of an earlier capture", pod=record.name, pod_uid=uid)
+            await self._tell(record, record.result)
 
 
 def reason_of(err: Exception) -> str:

@@ -61,11 +61,15 @@ class Agent:
         self._namespace = namespace
         self._client = api.Client(api.credentials(), user_agent="chrek-agent")
         self._pods: dict[str, objects.Pod] = {}
-        self._journal = journal.Journal(pathlib.Path(settings.signalHostPath))
+        signals = pathlib.Path(settings.signalHostPath)
+        self._journal = journal.Journal(signals)
         self._reporter = report.Reporter(self._client, node)
         slots = slots_module.Slots(settings.maxConcurrentOperations)
         self._slots = slots
-        self._captures = captures.Captures(settings, node, namespace, self._reporter, slots)
+        results = journal.Results(signals)
+        self._captures = captures.Captures(
+            settings, node, namespace, self._reporter, slots, results
+        )
         self._probation = probation.Probation(self._reporter, self._journal, look=self._look)
         self._readers = readers.Readers(
             self._client,
@@ -121,6 +125,7 @@ class Agent:
         refusing = self._captures.refuse_others(self._pods, self._checkpoints)
         upkeep = [asyncio.create_task(self._prune_journal()), asyncio.create_task(self._sweep())]
         upkeep.append(asyncio.create_task(refusing))
+        upkeep.append(asyncio.create_task(self._captures.tell_recovered()))
         LOG.info("agent started", node=self._node, namespaces=self._settings.watchNamespaces)
         await stop.wait()
         LOG.info("agent stopping")

@@ -16,14 +16,12 @@ from typing import Any, Literal
 import msgspec
 
 from chrek import errors, log, names
-from chrek.agent import objects
+from chrek.agent import journal, objects
 from chrek.kube import api
 
 LOG = log.get(__name__)
-RESULT_SECONDS = 120.0
-"""How long a captured pod, which has nothing else to do, waits for an API server that is away."""
 REPORT_SECONDS = 900.0
-"""How long the report of a start waits for it: nobody waits for the report."""
+"""How long a report waits for an API server that is away: nobody waits for the report."""
 MESSAGE_CHARACTERS = 1024
 
 
@@ -66,7 +64,7 @@ class Reporter:
         """Post an Event on a pod; returns at once."""
         self._spawn(self._event(pod, kind, reason, message))
 
-    async def result(self, pod: objects.Pod, result: Mapping[str, object]) -> None:
+    async def result(self, pod: objects.Pod | journal.Result, result: Mapping[str, object]) -> None:
         """Write a capture's result onto the job's pod, where the operator takes it from.
 
         Raises:
@@ -77,7 +75,7 @@ class Reporter:
         body = {"metadata": {"uid": pod.uid, "annotations": {names.ANNOTATION_RESULT: text}}}
         await api.persist(
             lambda: self._client.patch("v1", "pods", pod.namespace, pod.name, body),
-            RESULT_SECONDS,
+            REPORT_SECONDS,
         )
 
     async def drain(self) -> None:
