@@ -13,7 +13,6 @@ import os
 import resource
 import shutil
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,6 @@ from typing import Any
 
 from chrek import checkpoint, digest, log, names, procfs, restore
 from chrek import store as stores
-from chrek.criu import service
 from showcase import commands, errors, sandbox, stock
 
 Object = dict[str, Any]
@@ -69,12 +67,7 @@ class Rig:
         name = self._name("source")
         try:
             with sandbox.container(self.folder, name, *argv) as made:
-                made.receive()
-                pidfd = os.pidfd_open(made.pid)
-                service.set_last_pid(pidfd, names.FIRST_WORKER_PID)
-                os.close(pidfd)
-                made.send("capture")
-                made.receive()
+                made.start_worker()
                 made.wait_for("worker ready", seconds=600)
                 yield made
         finally:
@@ -94,14 +87,8 @@ class Rig:
 
     @contextlib.contextmanager
     def staging(self) -> Iterator[Path]:
-        path = self.folder / self._name("staging")
-        path.mkdir()
-        subprocess.run(["mount", "-t", "tmpfs", "staging", str(path)], check=True)
-        try:
+        with sandbox.tmpfs(self.folder / self._name("staging")) as path:
             yield path / "one"
-        finally:
-            subprocess.run(["umount", "-l", str(path)], check=True)
-            path.rmdir()
 
 
 def measure(sizes: Sequence[float], repeat: int) -> Object:

@@ -17,7 +17,8 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from chrek import process, procfs
+from chrek import names, process, procfs
+from chrek.criu import service
 
 CACHE = pathlib.Path(os.environ.get("CHREK_CACHE", pathlib.Path.home() / ".cache/chrek"))
 ROOT = CACHE / "node/root"
@@ -147,6 +148,25 @@ class Container:
         assert found, f"no child {nspid} of PID 1"
         return found[0]
 
+    def start_worker(self, order: str = "capture") -> int:
+        """Have chrek-init start its worker, as the agent does; its host pid.
+
+        Args:
+            order: `capture` to one that runs with --source, else `serve` with a Reason.
+        """
+        hello = self.receive()
+        assert hello == ("chrek 1 source" if order == "capture" else "chrek 1 start"), hello
+        pidfd = os.pidfd_open(self.pid)
+        try:
+            service.set_last_pid(pidfd, names.FIRST_WORKER_PID)
+        finally:
+            os.close(pidfd)
+        self.send(order)
+        word, number = self.receive().split()
+        assert word == "started", word
+        assert int(number) > names.FIRST_WORKER_PID
+        return self.child(int(number))
+
     def request(self, text: str, port: int = 8000) -> str:
         """Ask the worker over TCP inside the container's network namespace."""
         code = (
@@ -184,6 +204,18 @@ class Container:
         if self._unshare.stdout:
             self._reader.join(timeout=5)
             self._unshare.stdout.close()
+
+
+@contextlib.contextmanager
+def tmpfs(path: pathlib.Path, *, size: str = "50%") -> Iterator[pathlib.Path]:
+    """A file system in memory, in a new directory."""
+    path.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(path)], check=True)
+    try:
+        yield path
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+        path.rmdir()
 
 
 @contextlib.contextmanager

@@ -6,17 +6,14 @@ import contextlib
 import ctypes
 import http.client
 import json
-import os
 import shutil
-import subprocess
 import time
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
 
-from chrek import checkpoint, log, manifest, names, restore
+from chrek import checkpoint, log, manifest, restore
 from chrek import store as stores
-from chrek.criu import service
 from conformance import harness, view
 from conformance.workload import Object, Workload
 from showcase import sandbox
@@ -79,17 +76,6 @@ def wait_made(container: sandbox.Container, seconds: float = 20) -> None:
         time.sleep(0.02)
 
 
-@contextlib.contextmanager
-def staging(folder: Path) -> Iterator[Path]:
-    path = folder / "staging"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "staging", str(path)], check=True)
-    try:
-        yield path / "one"
-    finally:
-        subprocess.run(["umount", "-l", str(path)], check=True)
-
-
 def container(workload: Workload, folder: Path, name: str, *argv: str) -> sandbox.Container:
     return sandbox.Container(
         folder / name,
@@ -109,19 +95,13 @@ def capture(
     argv = ("--source", "--", *workload.command)
     made = container(workload, folder, "source", *argv)
     try:
-        assert made.receive() == "chrek 1 source"
-        pidfd = os.pidfd_open(made.pid)
-        service.set_last_pid(pidfd, names.FIRST_WORKER_PID)
-        os.close(pidfd)
-        made.send("capture")
-        word, number = made.receive().split()
-        assert word == "started"
+        root = made.start_worker()
         wait_made(made)
         answers, seen = check(made.pid), view.settled(made.pid)
         made.send("dumping")
         wanted = checkpoint.Capture(
             init_pid=made.pid,
-            root_pid=made.child(int(number)),
+            root_pid=root,
             identity_hash=HASH,
             variant="aaaa",
             volumes=VOLUMES,
@@ -145,9 +125,9 @@ def restoring(
     try:
         assert target.receive() == "chrek 1 start"
         target.send(f"restoring 30 {artifact.manifest.rootPid} exit")
-        with staging(folder) as path:
+        with sandbox.tmpfs(folder / "staging") as path:
             restore.restore(
-                *(artifact, target.pid, path, LOG),
+                *(artifact, target.pid, path / "one", LOG),
                 volumes={volume.path: True for volume in VOLUMES},
                 timeout_seconds=60,
                 progress=lambda step: target.send(f"progress {step}"),
@@ -157,4 +137,3 @@ def restoring(
     finally:
         target.stop()
         shutil.rmtree(folder / "target", ignore_errors=True)
-        shutil.rmtree(folder / "staging", ignore_errors=True)

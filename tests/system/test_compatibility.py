@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
-import os
 import pathlib
 import subprocess
 import time
@@ -13,9 +12,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from chrek import checkpoint, compatibility, errors, facts, log, manifest, names, restore
+from chrek import checkpoint, compatibility, errors, facts, log, manifest, restore
 from chrek import store as stores
-from chrek.criu import service
 from showcase import sandbox
 
 pytestmark = pytest.mark.system
@@ -98,12 +96,7 @@ def captured(
     store = stores.Store(path / "checkpoints")
     try:
         volumes(made, shared)
-        assert made.receive() == "chrek 1 source"
-        pidfd = os.pidfd_open(made.pid)
-        service.set_last_pid(pidfd, names.FIRST_WORKER_PID)
-        os.close(pidfd)
-        made.send("capture")
-        root = made.child(int(made.receive().split()[1]))
+        root = made.start_worker()
         made.wait_for("worker ready")
         made.send("dumping")
         wanted = checkpoint.Capture(
@@ -179,23 +172,21 @@ def test_one_thing_that_differs(tmp_path, shared, captured, name):
 
 def test_a_restore_that_fails_tells_no_value_of_the_environment(tmp_path, shared, captured):
     _, artifact, _ = captured
-    staging = tmp_path / "staging"
-    staging.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "staging", str(staging)], check=True)
-    try:
-        with target(tmp_path, shared) as made, logged() as said:
-            inside(made, "rm /models/weights")
-            made.receive()
-            made.send(f"restoring 30 {artifact.manifest.rootPid} exit")
-            with pytest.raises(errors.CriuError, match="weights") as caught:
-                restore.restore(
-                    *(artifact, made.pid, staging / "one", LOG),
-                    volumes={"/dev/shm": True},
-                    timeout_seconds=60,
-                )
-            LOG.warning("restore failed", error=str(caught.value), log=caught.value.log)
-    finally:
-        subprocess.run(["umount", "-l", str(staging)], check=True)
+    with (
+        sandbox.tmpfs(tmp_path / "staging") as staging,
+        target(tmp_path, shared) as made,
+        logged() as said,
+    ):
+        inside(made, "rm /models/weights")
+        made.receive()
+        made.send(f"restoring 30 {artifact.manifest.rootPid} exit")
+        with pytest.raises(errors.CriuError, match="weights") as caught:
+            restore.restore(
+                *(artifact, made.pid, staging / "one", LOG),
+                volumes={"/dev/shm": True},
+                timeout_seconds=60,
+            )
+        LOG.warning("restore failed", error=str(caught.value), log=caught.value.log)
     assert "weights" in caught.value.log
     assert "restore failed" in said.getvalue()
     for text in (str(caught.value), caught.value.log, said.getvalue(), made.output):

@@ -21,7 +21,6 @@ import pytest
 
 from chrek import digest, manifest, names, procfs
 from chrek import store as stores
-from chrek.criu import service
 from showcase import sandbox
 
 pytestmark = pytest.mark.system
@@ -137,12 +136,7 @@ class Scene:
     def source(self, name: str) -> Iterator[sandbox.Container]:
         argv = ("--source", "--", "python3", "-c", WORKER)
         with sandbox.container(self.folder, name, *argv) as made:
-            assert made.receive() == "chrek 1 source"
-            pidfd = os.pidfd_open(made.pid)
-            service.set_last_pid(pidfd, names.FIRST_WORKER_PID)
-            os.close(pidfd)
-            made.send("capture")
-            assert made.receive().startswith("started")
+            made.start_worker()
             made.wait_for("worker ready")
             yield made
 

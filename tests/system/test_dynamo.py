@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
-import subprocess
 import time
 from collections.abc import Iterator
 
 import pytest
 
-from chrek import checkpoint, context, dynamo, log, names, procfs, restore
+from chrek import checkpoint, context, dynamo, log, procfs, restore
 from chrek import store as stores
-from chrek.criu import service
 from showcase import sandbox
 
 pytestmark = pytest.mark.system
@@ -25,11 +22,8 @@ READY = {"signals": "ready-for-checkpoint", "files": "ready-for-snapshot"}
 
 @pytest.fixture
 def staging(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
-    path = tmp_path / "staging"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "staging", str(path)], check=True)
-    yield path / "one"
-    subprocess.run(["umount", "-l", str(path)], check=True)
+    with sandbox.tmpfs(tmp_path / "staging") as path:
+        yield path / "one"
 
 
 def started(folder: pathlib.Path, way: str) -> tuple[sandbox.Container, int]:
@@ -39,20 +33,15 @@ def started(folder: pathlib.Path, way: str) -> tuple[sandbox.Container, int]:
     made = sandbox.Container(folder / "source", "source", *argv, user=1000, before=before)
     with contextlib.ExitStack() as undo:
         undo.callback(made.stop)
-        assert made.receive() == "chrek 1 source"
-        pidfd = os.pidfd_open(made.pid)
-        service.set_last_pid(pidfd, names.FIRST_WORKER_PID)
-        os.close(pidfd)
         (made.directory / "chrek").chmod(0o777)
-        made.send("capture")
-        number = int(made.receive().split()[1])
+        root = made.start_worker()
         ready = made.directory / "chrek" / READY[way]
         deadline = time.monotonic() + 20
         while not ready.exists():
             assert time.monotonic() < deadline, made.output
             time.sleep(0.02)
         undo.pop_all()
-    return made, made.child(number)
+    return made, root
 
 
 @pytest.mark.parametrize("way", ["signals", "files"])

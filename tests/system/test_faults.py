@@ -13,7 +13,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from chrek import checkpoint, errors, log, manifest, names, procfs, restore
+from chrek import checkpoint, errors, log, manifest, procfs, restore
 from chrek import store as stores
 from chrek.criu import service
 from showcase import sandbox
@@ -32,22 +32,14 @@ def store(tmp_path: pathlib.Path) -> stores.Store:
 
 @pytest.fixture
 def tmpfs(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
-    path = tmp_path / "tmpfs"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(path)], check=True)
-    yield path
-    subprocess.run(["umount", "-l", str(path)], check=True)
+    with sandbox.tmpfs(tmp_path / "tmpfs", size="4m") as path:
+        yield path
 
 
 def start_source(source: sandbox.Container) -> int:
-    assert source.receive() == "chrek 1 source"
-    pidfd = os.pidfd_open(source.pid)
-    service.set_last_pid(pidfd, names.FIRST_WORKER_PID)
-    os.close(pidfd)
-    source.send("capture")
-    _, number = source.receive().split()
+    root = source.start_worker()
     source.wait_for("worker ready")
-    return source.child(int(number))
+    return root
 
 
 def wanted(source: sandbox.Container, root: int) -> checkpoint.Capture:

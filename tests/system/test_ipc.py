@@ -14,7 +14,6 @@ import pytest
 
 from chrek import checkpoint, errors, ipc, ipcns, log, manifest, mqueue, names, procfs, restore
 from chrek import store as stores
-from chrek.criu import service
 from showcase import sandbox
 
 pytestmark = pytest.mark.system
@@ -36,14 +35,9 @@ def source(
     """A container with a worker that has made its objects, and the worker's pid."""
     argv = ("--source", "--", "python3", "-c", WORKER, what)
     with sandbox.container(folder, "source", *argv, user=user) as made:
-        assert made.receive() == "chrek 1 source"
-        pidfd = os.pidfd_open(made.pid)
-        service.set_last_pid(pidfd, names.FIRST_WORKER_PID)
-        os.close(pidfd)
-        made.send("capture")
-        number = int(made.receive().split()[1])
+        root = made.start_worker()
         made.wait_for("worker ready")
-        yield made, made.child(number)
+        yield made, root
 
 
 def capture(
@@ -91,10 +85,7 @@ def put(
     folder: pathlib.Path,
     progress: Callable[[str], None] = lambda _: None,
 ) -> None:
-    staging = folder / "staging"
-    staging.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "staging", str(staging)], check=True)
-    try:
+    with sandbox.tmpfs(folder / "staging") as staging:
         made.send(f"restoring 30 {what.manifest.rootPid} exit")
         restore.restore(
             *(what, made.pid, staging / "one", LOG),
@@ -103,8 +94,6 @@ def put(
             progress=progress,
         )
         made.send("restored")
-    finally:
-        subprocess.run(["umount", "-l", str(staging)], check=True)
 
 
 def in_namespace(made: sandbox.Container, code: str) -> None:
@@ -188,7 +177,6 @@ def test_a_restored_worker_is_captured_again(tmp_path: pathlib.Path) -> None:
         root = made.child(what.manifest.rootPid)
         again = capture(made, root, tmp_path, leave_running=True)
         (tmp_path / "target").rename(tmp_path / "first")
-    (tmp_path / "staging").rmdir()
     with target(tmp_path) as made:
         put(again, made, tmp_path)
         assert made.request("read(kept), read(removed)") == "('keyed', 'gone')"

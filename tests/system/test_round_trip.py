@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import pathlib
 import shutil
 import subprocess
@@ -11,7 +10,7 @@ import pytest
 
 from chrek import checkpoint, errors, log, manifest, names, procfs, restore
 from chrek import store as stores
-from chrek.criu import images, service
+from chrek.criu import images
 from chrek.criu import messages_pb2 as pb
 from showcase import sandbox
 
@@ -28,24 +27,14 @@ def store(tmp_path: pathlib.Path) -> stores.Store:
 
 @pytest.fixture
 def staging(tmp_path: pathlib.Path) -> Iterator[pathlib.Path]:
-    path = tmp_path / "staging"
-    path.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "staging", str(path)], check=True)
-    yield path / "one"
-    subprocess.run(["umount", "-l", str(path)], check=True)
+    with sandbox.tmpfs(tmp_path / "staging") as path:
+        yield path / "one"
 
 
 def start_source(source: sandbox.Container) -> int:
-    assert source.receive() == "chrek 1 source"
-    pidfd = os.pidfd_open(source.pid)
-    service.set_last_pid(pidfd, names.FIRST_WORKER_PID)
-    os.close(pidfd)
-    source.send("capture")
-    word, number = source.receive().split()
-    assert word == "started"
-    assert int(number) > names.FIRST_WORKER_PID
+    root = source.start_worker()
     source.wait_for("worker ready")
-    return source.child(int(number))
+    return root
 
 
 def capture(source: sandbox.Container, store: stores.Store) -> checkpoint.Captured:

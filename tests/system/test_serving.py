@@ -23,15 +23,13 @@ from chrek import (
     inside,
     log,
     manifest,
-    names,
     peer,
     procfs,
     restore,
     rootfd,
 )
 from chrek import store as stores
-from chrek.agent import calls, captures, connection, decision, journal, objects, slots
-from chrek.criu import service
+from chrek.agent import calls, captures, capturing, connection, decision, journal, objects, slots
 from fakes import projected
 from showcase import sandbox
 
@@ -78,17 +76,10 @@ def serving(
 ) -> Iterator[tuple[sandbox.Container, int]]:
     argv = ("--wait", "20", "--", "python3", "-c", ECHO + WORKER, str(size))
     with sandbox.container(path, "source", *argv, user=user) as made:
-        assert made.receive() == "chrek 1 start"
-        pidfd = os.pidfd_open(made.pid)
-        service.set_last_pid(pidfd, names.FIRST_WORKER_PID)
-        os.close(pidfd)
-        made.send("serve CheckpointNotReady it is being made")
-        word, number = made.receive().split()
-        assert word == "started"
-        assert int(number) > names.FIRST_WORKER_PID
+        root = made.start_worker("serve CheckpointNotReady it is being made")
         made.wait_for("worker ready")
         assert "Falling back to cold start: CheckpointNotReady: it is being made" in made.output
-        yield made, made.child(int(number))
+        yield made, root
 
 
 @contextlib.contextmanager
@@ -391,10 +382,11 @@ def test_the_agent_captures_a_pod_that_the_operator_names(tmp_path: pathlib.Path
             container="main",
         )
         there: list[objects.Checkpoint] = []
-        agent = captures.Captures(
+        made_by = capturing.Capturing(
             *(settings, "node", "ns", reporter, slots.Slots(1)),  # type: ignore[arg-type]
             results=journal.Results(tmp_path / "signals"),
         )
+        agent = captures.Captures(settings, made_by)
         cold = decision.Cold("CheckpointNotReady", "it is being made")
         task = asyncio.ensure_future(agent.serve(conn, caller, lambda: pod, lambda: there, cold))
         await asyncio.to_thread(made.wait_for, "worker ready")

@@ -40,11 +40,14 @@ class Scene:
         self.pod = JOB
         (self.worker,) = procfs.children(process.pid)
 
-    async def serve(self, *checkpoints):
-        made = captures.Captures(
+    def capturing(self):
+        return capturing.Capturing(
             *(self.settings, "node-1", "chrek", self.reporter, slots.Slots(1)),
             journal.Results(self.signals),
         )
+
+    async def serve(self, *checkpoints):
+        made = captures.Captures(self.settings, self.capturing())
         directory = os.open(self.volume, os.O_RDONLY)
         try:
             async with asyncio.timeout(5):
@@ -332,10 +335,8 @@ class Serving:
         self.scene = scene
         self.checkpoints = list(checkpoints)
         scene.pod = pod
-        self.made = captures.Captures(
-            *(scene.settings, "node-1", "chrek", scene.reporter, slots.Slots(1)),
-            journal.Results(scene.signals),
-        )
+        self.capturing = scene.capturing()
+        self.made = captures.Captures(scene.settings, self.capturing)
         self.task = None
 
     async def start(self, cold=COLD):
@@ -439,7 +440,7 @@ async def test_what_the_last_agent_captured_is_not_captured_again(scene, dumping
     journal.Results(scene.signals).put(WORKER.uid, record)
     serving = Serving(scene, NAMED)
     await serving.start(cold=None)
-    await serving.made.tell_recovered()
+    await serving.capturing.tell_recovered()
     assert scene.reporter.results == [result]
     assert not journal.Results(scene.signals).items()
     await asyncio.sleep(0.1)
@@ -464,11 +465,7 @@ async def test_a_result_that_the_api_is_not_told_of_is_kept(scene, dumping):
     assert (uid, found.result["uuid"], found.name) == (JOB.uid, "u-1", "p")
     # A pod that is gone needs none.
     scene.reporter.refuse = errors.ApiError("gone", status=404)
-    made = captures.Captures(
-        *(scene.settings, "node-1", "chrek", scene.reporter, slots.Slots(1)),
-        journal.Results(scene.signals),
-    )
-    await made.tell_recovered()
+    await scene.capturing().tell_recovered()
     assert not journal.Results(scene.signals).items()
 
 

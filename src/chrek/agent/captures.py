@@ -11,8 +11,7 @@ import os
 from collections.abc import Callable, Mapping
 
 from chrek import checkpoint, config, dynamo, errors, log, names, peer, procfs
-from chrek.agent import capturing, connection, decision, journal, namings, objects, report
-from chrek.agent import slots as slots_module
+from chrek.agent import capturing, connection, decision, namings, objects
 from chrek.criu import service
 
 LOG = log.get(__name__)
@@ -32,16 +31,10 @@ class Captures:
     def __init__(
         self,
         settings: config.AgentConfig,
-        node: str,
-        own_namespace: str,
-        reporter: report.Reporter,
-        slots: slots_module.Slots,
-        results: journal.Results,
+        made_by: capturing.Capturing,
     ) -> None:
         self._settings = settings
-        self._capturing = capturing.Capturing(
-            settings, node, own_namespace, reporter, slots, results
-        )
+        self._capturing = made_by
         self._namings = namings.Namings()
         self._served: dict[str, connection.Connection] = {}
 
@@ -129,10 +122,6 @@ class Captures:
             ending.cancel()
             if self._served.get(pod.uid) is conn:
                 del self._served[pod.uid]
-
-    async def tell_recovered(self) -> None:
-        """Tell the API of captures that the agent before this one made and could not tell it of."""
-        await self._capturing.tell_recovered()
 
     async def refuse_others(
         self,

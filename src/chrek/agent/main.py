@@ -16,6 +16,7 @@ from chrek import store as stores
 from chrek.agent import (
     calls,
     captures,
+    capturing,
     connection,
     http,
     journal,
@@ -66,10 +67,10 @@ class Agent:
         self._reporter = report.Reporter(self._client, node)
         slots = slots_module.Slots(settings.maxConcurrentOperations)
         self._slots = slots
-        results = journal.Results(signals)
-        self._captures = captures.Captures(
-            settings, node, namespace, self._reporter, slots, results
+        self._capturing = capturing.Capturing(
+            settings, node, namespace, self._reporter, slots, journal.Results(signals)
         )
+        self._captures = captures.Captures(settings, self._capturing)
         self._probation = probation.Probation(self._reporter, self._journal, look=self._look)
         self._readers = readers.Readers(
             self._client,
@@ -125,7 +126,7 @@ class Agent:
         refusing = self._captures.refuse_others(self._pods, self._checkpoints)
         upkeep = [asyncio.create_task(self._prune_journal()), asyncio.create_task(self._sweep())]
         upkeep.append(asyncio.create_task(refusing))
-        upkeep.append(asyncio.create_task(self._captures.tell_recovered()))
+        upkeep.append(asyncio.create_task(self._capturing.tell_recovered()))
         LOG.info("agent started", node=self._node, namespaces=self._settings.watchNamespaces)
         await stop.wait()
         LOG.info("agent stopping")
