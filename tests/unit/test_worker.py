@@ -1,5 +1,6 @@
 """The module that workers import: ready, restored, hooks, and what it renews by itself."""
 
+import asyncio
 import json
 import os
 import pathlib
@@ -172,6 +173,19 @@ def test_checkpoint_returns_in_the_restored_process(process, tmp_path):
     process.restore()
     thread.join(10)
     assert found[0].clone_id == "c-1"
+
+
+async def test_an_event_loop_goes_on_while_a_thread_waits(process, tmp_path):
+    """As docs/engines.md has it."""
+    os.environ["DYN_READY_FOR_CHECKPOINT_FILE"] = os.fspath(tmp_path / "ready")
+    waiting = asyncio.create_task(asyncio.to_thread(worker.checkpoint))
+    async with asyncio.timeout(10):
+        while not (tmp_path / "ready").exists():
+            await asyncio.sleep(0.01)
+        assert not waiting.done()
+        process.restore(environment={"ENDPOINT": "there"})
+        context = await waiting
+    assert context.environment["ENDPOINT"] == "there"
 
 
 def test_it_needs_nothing_but_the_standard_library(tmp_path):
