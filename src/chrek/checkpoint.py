@@ -8,9 +8,8 @@ Connections of a tree that runs on, from outside and within, survive: CRIU holds
 while the tree is frozen, the kernel acknowledges and keeps what arrives meanwhile, and CRIU ends
 the repair before it thaws the tree (`network_unlock` in `cr_dump_finish`, criu/cr-dump.c and
 criu/sk-tcp.c of CRIU 4.2). They see a pause and nothing else. The artifact has them too, but a
-restore closes those that lead out of the tree. Only a CRIU that was killed leaves them in repair,
-where reading fails (EPERM): `release_sockets` ends it, in time for whoever waits with poll, while a
-read that was waiting has failed.
+restore closes those that lead out of the tree. What a CRIU that was killed leaves is cleared:
+`leftovers`.
 """
 
 from __future__ import annotations
@@ -20,7 +19,6 @@ import dataclasses
 import errno
 import os
 import signal
-import socket
 import time
 from collections.abc import Callable, Iterator
 
@@ -34,6 +32,7 @@ from chrek import (
     errors,
     facts,
     initfile,
+    leftovers,
     log,
     manifest,
     mqueue,
@@ -49,7 +48,6 @@ from chrek.criu import service
 DUMP_LOG = "dump.log"
 _NOT_RESTORED = frozenset({DUMP_LOG, "stats-dump"})
 _OF_THE_STORE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.ESTALE, errno.EFBIG)
-_TCP_REPAIR = 19
 OUTSIDERS_SECONDS = 10
 """How long processes outside the tree (probes, exec sessions) may take to end."""
 
@@ -149,7 +147,7 @@ def capture(
             if not wanted.leave_running:
                 finish()
                 # CRIU would let them end without a word; so their peers are told.
-                release_sockets(wanted.root_pid)
+                leftovers.release_sockets(wanted.root_pid)
 
     with contextlib.ExitStack() as stack:
         root_pidfd = os.pidfd_open(wanted.root_pid)
@@ -179,44 +177,13 @@ def capture(
         except BaseException as err:
             # With the tree PID 1 ends, and with PID 1 CRIU, whether it has answered or not.
             if not done or not isinstance(err, errors.CriuError):
-                release_sockets(wanted.root_pid)
+                leftovers.clear(wanted.root_pid)
                 store.discard(stage)
                 raise
         if not wanted.leave_running:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(root_pidfd, signal.SIGKILL)
     return done[0]
-
-
-def release_sockets(root_pid: int) -> int:
-    """End TCP_REPAIR of a tree's connections, in which a CRIU that was killed leaves them.
-
-    Returns:
-        How many there were.
-    """
-    released = 0
-    for pid in procfs.tree(root_pid):
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            pidfd = os.pidfd_open(pid)
-            stack.callback(os.close, pidfd)
-            for entry in os.scandir(f"/proc/{pid}/fd"):
-                with contextlib.suppress(OSError):
-                    if os.readlink(entry.path).startswith("socket:"):
-                        released += _release(rootfd.descriptor(pidfd, int(entry.name)))
-    return released
-
-
-def _release(fd: int) -> bool:
-    with socket.socket(fileno=fd) as held:
-        if held.type != socket.SOCK_STREAM or held.family not in (
-            socket.AF_INET,
-            socket.AF_INET6,
-        ):
-            return False
-        if held.getsockopt(socket.IPPROTO_TCP, _TCP_REPAIR) == 0:
-            return False
-        held.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 0)
-        return True
 
 
 def outsiders(init_pid: int, root_pid: int) -> list[int]:

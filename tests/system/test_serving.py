@@ -21,6 +21,7 @@ from chrek import (
     config,
     errors,
     inside,
+    leftovers,
     log,
     manifest,
     peer,
@@ -244,6 +245,35 @@ def test_a_criu_that_is_killed_does_no_harm(
         assert made.request("count").endswith(" 1")
 
 
+def test_names_that_a_killed_criu_has_made(
+    tmp_path: pathlib.Path, store: stores.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a file that is open, was removed, and has another name."""
+    with serving(tmp_path) as (made, root):
+        made.request("link")
+        folder = f"/proc/{root}/root/var/tmp"
+        before = set(os.listdir(folder))
+        seen: list[set[str]] = []
+
+        def kill(*_: object) -> None:
+            seen.append(set(os.listdir(folder)) - before)
+            os.kill(below(os.getpid()), signal.SIGKILL)
+
+        monkeypatch.setattr(checkpoint, "_archive", kill)
+        with pytest.raises(errors.CriuError):
+            capture(made, root, store)
+        assert len(seen[0]) == 1, "CRIU has made a name"
+        assert next(iter(seen[0])).startswith("link_remap.")
+        made.send("resumed")
+        assert set(os.listdir(folder)) == before
+        # One that only looks like that is somebody else's.
+        other = pathlib.Path(folder, "link_remap.7")
+        other.touch()
+        assert leftovers.remove_links(root) == 0
+        assert other.exists()
+        assert made.request("count").endswith(" 1")
+
+
 def below(pid: int) -> int:
     deadline = time.monotonic() + 10
     while True:
@@ -259,10 +289,10 @@ def test_sockets_that_are_left_in_repair(tmp_path: pathlib.Path) -> None:
     with serving(tmp_path) as (made, root), client(made) as held:
         say(held, "before")
         assert hear(held) == "before"
-        assert checkpoint.release_sockets(root) == 0
+        assert leftovers.release_sockets(root) == 0
         assert repair(root) >= 1
-        assert checkpoint.release_sockets(root) >= 1
-        assert checkpoint.release_sockets(root) == 0
+        assert leftovers.release_sockets(root) >= 1
+        assert leftovers.release_sockets(root) == 0
         say(held, "after")
         assert hear(held) == "after"
 

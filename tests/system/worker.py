@@ -45,6 +45,10 @@ def answer(words: list[str]) -> str:
             opened.write("x")
             opened.flush()
             return f"{pathlib.Path('/var/tmp/state').read_text()} {opened.tell()}"
+        case ["link"]:
+            os.link("/var/tmp/log", "/var/tmp/kept")
+            os.unlink("/var/tmp/log")
+            return "linked"
         case ["shm"]:
             return pathlib.Path("/dev/shm/state").read_text()
         case ["whiteout"]:

@@ -8,7 +8,7 @@ import subprocess
 import msgspec
 import pytest
 
-from chrek import checkpoint, config, errors, names, procfs
+from chrek import checkpoint, config, errors, leftovers, names, procfs
 from chrek.agent import captures, capturing, decision, journal, namings, objects, slots
 from chrek.criu import service
 from fakes import projected
@@ -395,7 +395,7 @@ async def test_a_worker_is_captured_only_when_it_is_ready(scene, dumping):
 async def test_a_worker_that_serves_since_before_the_agent(scene, dumping, monkeypatch):
     """Its connections may be as a CRIU left them that was killed with the agent."""
     released = []
-    monkeypatch.setattr(checkpoint, "release_sockets", released.append)
+    monkeypatch.setattr(leftovers, "clear", released.append)
     dumping("captured")
     serving = Serving(scene, NAMED)
     await serving.start(cold=None)

@@ -28,6 +28,7 @@ LAYERS = [
         "context",
         "dynamo",
         "initfile",
+        "leftovers",
         "ipc",
         "space",
         "mqueue",
