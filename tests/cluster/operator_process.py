@@ -47,7 +47,9 @@ class Site(site.Site):
 
 def pod_spec(**changed: Any) -> dict[str, Any]:
     container = {"name": "main", "image": "llama:1", "command": ["python3", "s.py"]}
-    return {"nodeName": NOWHERE, "containers": [{**container, **changed}]}
+    # No kubelet is there that would end them.
+    ends = {"terminationGracePeriodSeconds": 0}
+    return {"nodeName": NOWHERE, "containers": [{**container, **changed}], **ends}
 
 
 def checkpoint(name: str, identity: dict[str, Any] | None = None, **job: Any) -> dict[str, Any]:
@@ -64,7 +66,8 @@ def checkpoint(name: str, identity: dict[str, Any] | None = None, **job: Any) ->
 
 def graph(name: str, section: dict[str, Any], **main: Any) -> dict[str, Any]:
     container = {"image": "llama:1", "args": ["python3 s.py"], **main}
-    pod = {"nodeName": NOWHERE, "mainContainer": container}
+    ends = {"terminationGracePeriodSeconds": 0}
+    pod = {"nodeName": NOWHERE, "mainContainer": container, **ends}
     service = {"replicas": 1, "extraPodSpec": pod, "checkpoint": {"enabled": True, **section}}
     return {
         "apiVersion": "nvidia.com/v1alpha1",
