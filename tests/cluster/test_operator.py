@@ -237,9 +237,8 @@ def test_pod_templates_that_make_no_job(
 def test_a_service_the_api_server_refuses(clean: kube.Kube, operator: object) -> None:
     item = operator_process.graph("bad", {"identity": operator_process.IDENTITY})
     item["spec"]["services"]["VllmWorker"]["extraPodSpec"]["dnsPolicy"] = "Nonsense"
-    item["spec"]["services"]["Good"] = {
-        "extraPodSpec": {"mainContainer": {"image": "i"}, "nodeName": operator_process.NOWHERE}
-    }
+    good = operator_process.graph("good", {})["spec"]["services"]["VllmWorker"]
+    item["spec"]["services"]["Good"] = {"extraPodSpec": good["extraPodSpec"]}
     clean.apply(item)
     clean.wait(
         lambda: "Unsupported value" in json.dumps(status(clean, "bad", "dgd")), "it says why"
