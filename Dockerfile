@@ -59,7 +59,7 @@ ENTRYPOINT ["/chrek-init"]
 
 FROM ${BASE} AS chrek
 RUN apt-get update \
- && apt-get install -y --no-install-recommends python3 \
+ && apt-get install -y --no-install-recommends ca-certificates python3 \
  && rm -rf /var/lib/apt/lists/* /var/cache/apt/* /var/log/apt /var/log/dpkg.log \
  && echo "chrek:x:65532:65532:chrek:/nonexistent:/usr/sbin/nologin" >> /etc/passwd \
  && echo "chrek:x:65532:" >> /etc/group

@@ -7,6 +7,7 @@ those files and the build flags; a group whose stamp is current costs nothing.
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import os
 import shlex
@@ -21,6 +22,7 @@ HELM = "3.22.0"
 HELM_UNITTEST = "1.1.2"
 CHART_TESTING = "3.14.0"
 KUBECONFORM = "0.8.0"
+VERSITYGW = "1.8.0"
 # The Kubernetes version whose API Helm's module set is built with.
 HELM_KUBERNETES_MINOR = "37"
 
@@ -113,8 +115,16 @@ CHARTS = Group(
     {"helm": "helm-without-plugins"},
 )
 
+S3_SERVER = Group(
+    "versitygw",
+    "versitygw",
+    ("github.com/versity/versitygw/cmd/versitygw",),
+    {"main.Version": f"v{VERSITYGW}"},
+)
+
 FOR_CHARTS = (CHARTS, KUBECTL)
 FOR_CLUSTER = (KUBECTL, COMPONENTS, COREDNS, PAUSE)
+FOR_STORES = (S3_SERVER,)
 
 
 def ensure(where: cache.Cache, groups: tuple[Group, ...]) -> None:
@@ -125,6 +135,18 @@ def ensure(where: cache.Cache, groups: tuple[Group, ...]) -> None:
     for group in stale:
         with steps.step(f"Build {', '.join(group.programs())}"):
             _build(where, group)
+
+
+def s3_server(where: cache.Cache) -> Path:
+    """The S3 server of the tests, versitygw, built if it is not there yet.
+
+    Whoever comes while another builds it waits.
+    """
+    where.root.mkdir(parents=True, exist_ok=True)
+    with (where.root / "stores.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        ensure(where, FOR_STORES)
+    return where.bin / "versitygw"
 
 
 def _current(where: cache.Cache, group: Group) -> bool:

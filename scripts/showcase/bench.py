@@ -16,7 +16,7 @@ from showcase import commands, diagnosis, errors, setup, starts
 
 Object = dict[str, Any]
 FOLDER = commands.ROOT / "docs" / "bench"
-PACKAGES = ("aiohttp", "chrek", "msgspec", "prometheus_client", "yaml")
+PACKAGES = ("aiohttp", "chrek", "msgspec", "obstore", "prometheus_client", "yaml")
 """What the operator, and the client that drives it, need."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -25,10 +25,13 @@ def main(description: str | None) -> int:
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    what = parser.add_subparsers(dest="what", required=True, metavar="{start,operator,restore}")
+    what = parser.add_subparsers(
+        dest="what", required=True, metavar="{start,operator,restore,store}"
+    )
     _start_arguments(what.add_parser("start", help="cold and warm starts of the example"))
     _operator_arguments(what.add_parser("operator", help="the operator with many objects"))
     _restore_arguments(what.add_parser("restore", help="captures and restores beside stock CRIU"))
+    _store_arguments(what.add_parser("store", help="artifacts to and from an S3 server"))
     options = parser.parse_args()
     run: Callable[[argparse.Namespace], Object] = options.run
     for number in SIGNALS:
@@ -108,10 +111,7 @@ def _restore_arguments(parser: argparse.ArgumentParser) -> None:
 def _restore(options: argparse.Namespace) -> Object:
     if os.geteuid():
         raise errors.ShowError("it makes containers", hint="run it as root")
-    try:
-        sizes = [float(word) for word in options.sizes.split(",")]
-    except ValueError as err:
-        raise errors.ShowError(f"--sizes {options.sizes}: {err}") from err
+    sizes = _sizes(options)
     _go_on_with_packages()
     os.environ.setdefault("CHREK_LIBEXEC", os.fspath(commands.cache() / "libexec"))
     commands.run([os.fspath(commands.ROOT / "scripts" / "build"), "bundle"])
@@ -119,6 +119,29 @@ def _restore(options: argparse.Namespace) -> Object:
 
     figures = restores.measure(sizes, options.repeat)
     return {"what": "restore", "machine": machine.facts(None), **figures}
+
+
+def _sizes(options: argparse.Namespace) -> list[float]:
+    try:
+        return [float(word) for word in options.sizes.split(",")]
+    except ValueError as err:
+        raise errors.ShowError(f"--sizes {options.sizes}: {err}") from err
+
+
+def _store_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--sizes", default="1,4", help="GiB, with commas (default: 1,4)")
+    parser.add_argument("--repeat", type=int, default=3, help="transfers of each kind")
+    parser.add_argument("--output", type=Path, default=FOLDER / "store.json")
+    parser.set_defaults(run=_store, headline="figures")
+
+
+def _store(options: argparse.Namespace) -> Object:
+    sizes = _sizes(options)
+    _go_on_with_packages()
+    from showcase import machine, transfers
+
+    figures = transfers.measure(sizes, options.repeat)
+    return {"what": "store", "machine": machine.facts(None), **figures}
 
 
 def _go_on_with_packages() -> None:

@@ -182,9 +182,9 @@ def _capture_by_hand(rig: Rig, size: int) -> Object:
 
 def _pair(rig: Rig, artifact: stores.Artifact, size: int, *, cold: bool) -> Object:
     """One restore by hand and one of ours, each after the same preparation."""
-    _prepare(artifact, cold=cold)
+    prepare(artifact, cold=cold)
     hand = _restore_by_hand(rig, artifact, size)
-    _prepare(artifact, cold=cold)
+    prepare(artifact, cold=cold)
     return {"by_hand": hand, "ours": _restore(rig, artifact, size)}
 
 
@@ -221,7 +221,7 @@ def _assert_answers(target: sandbox.Container, size: int) -> None:
             raise errors.ShowError(f"byte {at} of the restored memory is not what it was")
 
 
-def _prepare(artifact: stores.Artifact, *, cold: bool) -> None:
+def prepare(artifact: stores.Artifact, *, cold: bool) -> None:
     """Have the artifact in the page cache, or on the disk alone."""
     for path in artifact.path.rglob("*"):
         if path.is_file():
@@ -239,7 +239,7 @@ def _limits(artifact: stores.Artifact, size: int) -> Object:
     pages = [p for p in artifact.path.rglob("pages-*.img")]
     found: Object = {}
     for name, cold in (("read_cold", True), ("read_warm", False)):
-        _prepare(artifact, cold=cold)
+        prepare(artifact, cold=cold)
         buffer = mmap.mmap(-1, 4 << 20)
         buffer.write(bytes(len(buffer)))
         began = time.monotonic()

@@ -131,7 +131,7 @@ def decode(index: bytes, volumes: int, data_bytes: int) -> list[inode.Entry]:
     """
     try:
         entries = msgspec.msgpack.decode(index, type=list[inode.Entry])
-    except (msgspec.DecodeError, RecursionError) as err:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise errors.ArtifactError(f"{INDEX}: {err}") from err
     try:
         for entry in entries:

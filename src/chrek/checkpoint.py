@@ -41,6 +41,7 @@ from chrek import (
     procfs,
     rootfd,
     space,
+    storage,
 )
 from chrek import store as stores
 from chrek.criu import service
@@ -83,7 +84,7 @@ class Captured:
 
 def capture(
     wanted: Capture,
-    store: stores.Store,
+    store: storage.AnyStore,
     logger: log.Logger,
     *,
     on_committed: Callable[[Captured], None] = lambda _: None,
@@ -109,6 +110,7 @@ def capture(
     with logger.step("preflight", seconds):
         found = preflight.look(wanted.root_pid)
         watched = preflight.paths(found, wanted.root_pid, mounts)
+        store.make_room(space.memory_bytes(wanted.root_pid))
         space.check(wanted.root_pid, store.base)
     stdio = [os.readlink(f"/proc/{wanted.root_pid}/fd/{number}") for number in range(3)]
     root_pid = procfs.status(wanted.root_pid).nspids[-1]

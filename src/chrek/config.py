@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 import pathlib
-from typing import Literal, TypeVar
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 import yaml
@@ -23,11 +23,56 @@ class Pvc(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True)
     basePath: str = "/checkpoints"
 
 
+class S3(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A bucket."""
+
+    uri: str = ""
+    """`s3://bucket/prefix` or `s3://host[:port]/bucket/prefix`."""
+    endpoint: str = ""
+    """`https://host[:port]`; counts before a host in `uri`. Empty: AWS."""
+    region: str = ""
+    plainHttp: bool = False
+    caBundlePath: str = ""
+    """PEM file of further certificate authorities."""
+    credentialsPath: str = ""
+    """Where the Secret with the keys `AWS_*` is mounted; empty: the pod's own identity."""
+
+
+class Oci(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A repository of a container registry."""
+
+    uri: str = ""
+    """`oci://registry/repository`."""
+    plainHttp: bool = False
+    caBundlePath: str = ""
+    credentialsPath: str = ""
+    """Where the Secret with `.dockerconfigjson` is mounted; empty: nobody."""
+
+
+class Cache(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a node keeps of artifacts that live on a server."""
+
+    path: str = "/var/lib/chrek/cache"
+    sizeBytes: int = 100 << 30
+    """Beyond it the least recently used go."""
+
+
+class Encryption(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Of what is stored on a server."""
+
+    keyPath: str = ""
+    """Where the Secret with the key is mounted; empty: nothing is encrypted."""
+
+
 class Storage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where artifacts live."""
 
-    type: Literal["pvc"] = "pvc"
+    type: Literal["pvc", "s3", "oci"] = "pvc"
     pvc: Pvc = Pvc()
+    s3: S3 = S3()
+    oci: Oci = Oci()
+    cache: Cache = Cache()
+    encryption: Encryption = Encryption()
 
 
 class EnvFromSecrets(enum.StrEnum):
@@ -56,6 +101,17 @@ class Platform(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     checkpoints: Literal["auto", "chrek", "platform"] = "auto"
     """Who makes DynamoCheckpoints Ready; auto: chrek, but for objects that the platform's operator
     has taken on (a status that it wrote, a finalizer of its own)."""
+
+
+class Housekeeping(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which artifacts go by themselves."""
+
+    maxBytes: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """Quota of the release's store; 0: none."""
+    unusedSeconds: Annotated[int, msgspec.Meta(ge=0)] = 0
+    """An artifact goes when it was not used for so long; 0: it stays."""
+    nearlyFullPercent: Annotated[int, msgspec.Meta(ge=1, le=100)] = 90
+    """From so much of the quota on nothing more is captured, unless something may go."""
 
 
 class AgentConfig(
@@ -125,6 +181,7 @@ class OperatorConfig(
     agentServiceAccountName: str
     deletionJobPath: str = ""
     """The chart's template of the Job that deletes artifacts; empty: artifacts are kept."""
+    housekeeping: Housekeeping = Housekeeping()
     imageLookup: ImageLookup = ImageLookup()
     platform: Platform = Platform()
     envFromSecrets: EnvFromSecrets = EnvFromSecrets.ALLOW

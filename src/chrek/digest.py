@@ -47,7 +47,10 @@ class Pool:
 
     def verify(self, fd: int, file: manifest.File) -> list[concurrent.futures.Future[None]]:
         """Start verifying an open file; each future raises ArtifactError on a difference."""
-        _check_size(os.fstat(fd).st_size, file)
+        try:
+            _check_size(os.fstat(fd).st_size, file)
+        except OSError as err:
+            raise errors.StoreError(f"{file.name}: {err.strerror}") from err
         return [
             self._executor.submit(self._verify_chunk, fd, file, index)
             for index in range(len(file.chunks))
@@ -68,7 +71,11 @@ class Pool:
 
     def _verify_chunk(self, fd: int, file: manifest.File, index: int) -> None:
         at = index * manifest.CHUNK_BYTES
-        if self._chunk(fd, at, file.size) != file.chunks[index]:
+        try:
+            found = self._chunk(fd, at, file.size)
+        except OSError as err:
+            raise errors.StoreError(f"{file.name}: {err.strerror}") from err
+        if found != file.chunks[index]:
             raise _different(file, index)
 
     def _chunk(self, fd: int, at: int, size: int) -> str:

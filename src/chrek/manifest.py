@@ -118,7 +118,7 @@ def decode(data: bytes, *, expected_digest: str | None = None) -> Manifest:
                 hint="use the chrek version that made it, or make the checkpoint again",
             )
         manifest = msgspec.json.decode(data, type=Manifest)
-    except (msgspec.DecodeError, RecursionError) as err:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as err:
         raise errors.ArtifactError(f"{NAME}: {err}") from err
     if not 1 < manifest.rootPid <= MAX_PID:
         raise errors.ArtifactError(f"{NAME}: the tree's root cannot have pid {manifest.rootPid}")

@@ -11,6 +11,7 @@ Readers are `chrek.agent.readers`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import datetime
 import os
 import pathlib
@@ -21,7 +22,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 
 from chrek import config, errors, log, names, removal
-from chrek import store as stores
+from chrek import storage as storages
 from chrek.kube import api
 
 LOG = log.get(__name__)
@@ -133,20 +134,28 @@ class Prune:
         Raises:
             ChrekError: not everything was deleted; says why.
         """
-        base = pathlib.Path(self._settings.storage.pvc.basePath)
-        store = stores.Store(base, "" if namespace == self._own else namespace)
+        storage = storages.Storage(
+            self._settings.storage,
+            self._own,
+            transfer_seconds=self._settings.dumpTimeoutSeconds,
+        )
         patience = self._reader_seconds + LEASE_SECONDS if timeout is None else timeout
         deadline = time.monotonic() + patience
-        for path in paths:
-            place = pathlib.Path(store.location(path[0]))
-            name = f"{self._settings.release}.{namespace}.{path[0]}"
-            fence = Fence(self._client, self._own, name, self._holder, self._reader_seconds)
-            try:
-                await self._wait(fence.take, deadline)
-                await self._wait(fence.clear, deadline)
-                await self._remove(store, path, fence)
-            finally:
-                await fence.release(gone=not place.exists())
+        with contextlib.closing(storage):
+            for path in paths:
+                await self._delete(storage.of(namespace), namespace, path, deadline)
+
+    async def _delete(
+        self, store: storages.AnyStore, namespace: str, path: Path, deadline: float
+    ) -> None:
+        name = f"{self._settings.release}.{namespace}.{path[0]}"
+        fence = Fence(self._client, self._own, name, self._holder, self._reader_seconds)
+        try:
+            await self._wait(fence.take, deadline)
+            await self._wait(fence.clear, deadline)
+            await self._remove(store, path, fence)
+        finally:
+            await fence.release(gone=await asyncio.to_thread(_empty, store, path[0]))
 
     async def _wait(self, check: Callable[[], Awaitable[str]], deadline: float) -> None:
         """Ask until the answer is empty."""
@@ -165,7 +174,7 @@ class Prune:
         if self._stop.is_set():
             raise _stopped()
 
-    async def _remove(self, store: stores.Store, path: Path, fence: Fence) -> None:
+    async def _remove(self, store: storages.AnyStore, path: Path, fence: Fence) -> None:
         work = asyncio.create_task(
             asyncio.to_thread(
                 store.delete,
@@ -312,6 +321,12 @@ class Fence:
             raise
         self._renewed = started
         return ""
+
+
+def _empty(store: storages.AnyStore, identity_hash: str) -> bool:
+    with contextlib.suppress(errors.ChrekError):
+        return store.empty(identity_hash)
+    return False
 
 
 def line(gone: removal.Deleted) -> str:

@@ -107,7 +107,7 @@ class Scope:
                     _drop(parent, name)
                     return None
             size = _empty(fd, but=DELETED)
-            size += _unlink(fd, DELETED)
+            size += _empty(fd)
         _drop(parent, name)
         return size
 

@@ -29,7 +29,6 @@ from chrek import (
     ipcstate,
     log,
     manifest,
-    names,
     privilege,
     procfs,
     reach,
@@ -165,27 +164,18 @@ def _stage(artifact: stores.Artifact, staging: pathlib.Path) -> dict[str, bytes]
 
 
 def _open(artifact: stores.Artifact, file: manifest.File) -> int:
-    path = artifact.path / file.name
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except FileNotFoundError as err:
-        raise errors.ArtifactError(
-            f"{path}: missing",
-            reason=names.Reason.ARTIFACT_MISSING,
-            hint="the artifact is incomplete: make the checkpoint again",
-        ) from err
-    except OSError as err:
-        raise errors.ArtifactError(f"{path}: {err.strerror}") from err
-    return fd
+    return stores.open_file(artifact, file.name)
 
 
 def _read(fd: int, file: manifest.File) -> bytes:
-    if os.fstat(fd).st_size != file.size:
-        raise errors.ArtifactError(
-            f"{file.name}: {os.fstat(fd).st_size} bytes instead of {file.size}"
-        )
-    with os.fdopen(os.dup(fd), "rb") as stream:
-        return stream.read(file.size)
+    try:
+        size = os.fstat(fd).st_size
+        if size != file.size:
+            raise errors.ArtifactError(f"{file.name}: {size} bytes instead of {file.size}")
+        with os.fdopen(os.dup(fd), "rb") as stream:
+            return stream.read(file.size)
+    except OSError as err:
+        raise errors.StoreError(f"{file.name}: {err.strerror}") from err
 
 
 def _put_files(

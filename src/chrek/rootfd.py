@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import errno
 import os
 import pathlib
 import secrets
+import stat
 
 RESOLVE_NO_XDEV = 0x01
 RESOLVE_NO_MAGICLINKS = 0x02
@@ -93,6 +95,23 @@ def mount(root: int, mount_point: str, mount_id: int) -> int:
 def directory(root: int, path: str | bytes) -> int:
     """Readable descriptor of a directory below `root`, on the same mount."""
     return open_below(root, path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def file(root: int, path: str | bytes) -> int:
+    """Readable descriptor of a regular file below `root`, on the same mount.
+
+    Nothing else is opened: a FIFO would be waited for, a device might do something.
+
+    Raises:
+        OSError: as `open_below`; ENOTSUP for what is no regular file.
+    """
+    found = open_below(root, path, os.O_PATH)
+    try:
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise OSError(errno.ENOTSUP, "not a regular file", os.fsdecode(path))
+        return os.open(f"/proc/self/fd/{found}", os.O_RDONLY | os.O_CLOEXEC)
+    finally:
+        os.close(found)
 
 
 def put(root: int, name: str, data: bytes, *, mode: int, owner: tuple[int, int] = (-1, -1)) -> None:

@@ -10,10 +10,12 @@ import chrek
 from chart import rendered
 from chrek import config, crd, identity
 from chrek.hooks import program, settings
+from chrek.operator import place
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "chrek"
 VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
+HERE = {"namespace": "my-team", "own": "my-team"}
 
 pytestmark = pytest.mark.helm
 
@@ -45,7 +47,12 @@ def test_the_programs_load_their_configuration(documents, tmp_path):
     (daemon_set,) = rendered.of_kind(documents, "DaemonSet")
     container = daemon_set["spec"]["template"]["spec"]["containers"][0]
     mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
-    assert mounts["store"] == agent.storage.pvc.basePath
+    if agent.storage.type == "pvc":
+        assert mounts["store"] == agent.storage.pvc.basePath
+        assert "cache" not in mounts
+    else:
+        assert mounts["cache"] == agent.storage.cache.path
+        assert "store" not in mounts
     assert mounts["signals"] == agent.signalHostPath
     assert mounts["kubelet"] == agent.kubeletRoot
     assert mounts["staging"] == agent.stagingPath
@@ -56,7 +63,8 @@ def test_the_programs_load_their_configuration(documents, tmp_path):
         assert "operator.yaml" not in found["data"]
         return
     operator = config.load(tmp_path / "operator.yaml", config.OperatorConfig)
-    assert (operator.release, operator.storage) == (agent.release, agent.storage)
+    assert operator.release == agent.release
+    assert place.of(operator.storage, **HERE) == place.of(agent.storage, **HERE)
     assert operator.watchNamespaces == agent.watchNamespaces
     rendered.find(documents, "MutatingWebhookConfiguration", operator.webhookName)
     rendered.find(documents, "Service", operator.webhookServiceName)
@@ -90,8 +98,11 @@ def test_the_operator_makes_deletion_jobs_that_agents_could_be(documents, tmp_pa
     assert deletion["serviceAccountName"] == operator.agentServiceAccountName
     for field in ("tolerations", "nodeSelector", "affinity", "imagePullSecrets"):
         assert deletion.get(field) == agent.get(field), field
-    mounts = {m["name"]: m["mountPath"] for m in container["volumeMounts"]}
-    assert mounts == {"config": "/etc/chrek", "store": operator.storage.pvc.basePath}
+    # But for what is the node's or the agent's alone.
+    apart = {"kubelet", "signals", "cache", "staging", "cgroup"}
+    mounts = [m for m in agent["containers"][0]["volumeMounts"] if m["name"] not in apart]
+    assert container["volumeMounts"] == mounts
+    assert [v["name"] for v in deletion["volumes"]] == [m["name"] for m in mounts]
     volumes = {v["name"]: v for v in agent["volumes"]}
     assert [volumes[v["name"]] for v in deletion["volumes"]] == deletion["volumes"]
     assert "hostPID" not in deletion
@@ -201,9 +212,10 @@ def test_names_are_unique(documents):
     assert len(keys) == len(set(keys))
 
 
-def test_two_releases_share_nothing(helm):
-    first = helm.template(namespace="one")
-    second = helm.template(namespace="two")
+@pytest.mark.parametrize("flags", [(), (f"--values={CHART / 'ci' / 's3-values.yaml'}",)])
+def test_two_releases_share_nothing(helm, flags):
+    first = helm.template(*flags, namespace="one")
+    second = helm.template(*flags, namespace="two")
 
     def keys(documents):
         return {(d["kind"], d["metadata"].get("namespace"), rendered.name(d)) for d in documents}
@@ -213,8 +225,9 @@ def test_two_releases_share_nothing(helm):
     def host_paths(documents):
         (daemon_set,) = rendered.of_kind(documents, "DaemonSet")
         volumes = daemon_set["spec"]["template"]["spec"]["volumes"]
-        return {v["hostPath"]["path"] for v in volumes if v.get("name") == "signals"}
+        return {v["hostPath"]["path"] for v in volumes if v["name"] in ("signals", "cache")}
 
+    assert len(host_paths(first)) == 1 + bool(flags)
     assert host_paths(first) & host_paths(second) == set()
 
 
@@ -241,9 +254,11 @@ def test_only_the_agent_has_privileges(documents):
 
 def test_every_host_path_and_privilege_says_why():
     text = (CHART / "templates" / "agent" / "_pod.tpl").read_text()
+    store = (CHART / "templates" / "_store.tpl").read_text()
     mounts = text.partition("volumeMounts:")[2].partition("\n  volumes:")[0]
-    entries = re.findall(r"((?: +# .*\n)*) +- name: (\w+)", mounts)
-    assert len(entries) == 6
+    mounts += store.partition("chrek.store.mounts")[2].partition("{{- define")[0]
+    entries = re.findall(r"((?: *# .*\n)*) *- name: ([\w-]+)", mounts)
+    assert len(entries) == 10
     assert [mount for comment, mount in entries if not comment] == []
     for word in ("hostPID: true", "privileged: true"):
         before = text.partition(word)[0].rstrip().splitlines()[-1]

@@ -98,6 +98,9 @@ def used(path, text):
         # `$storage` is the storage of `$checkpoint`.
         if rest[:1] == ("storage",):
             forms.append(r"\$storage\." + r"\.".join(map(re.escape, rest[1:])) + r"\b")
+        # `$server` is whichever of these two is chosen.
+        if rest[1:2] in (("s3",), ("oci",)):
+            forms.append(rf"\$server\.{re.escape(rest[2])}\b")
         forms.append(r"fromJson\)\." + tail + r"\b")
         return any(re.search(form, text) for form in forms)
     whole = [r"\.Values\." + r"\.".join(map(re.escape, path)) + r"\b"]
@@ -130,7 +133,25 @@ def test_every_value_that_is_read_exists():
         (["--set=dynamo-operator.checkpoint.storage.type=nfs"], "one of 'pvc', 's3', 'oci'"),
         (["--set=checkpoint.storage.s3.bucket=b"], "additional properties 'bucket' not allowed"),
         (["--set=checkpoint.storage.s3.uri=http://b"], "does not match pattern"),
+        (["--set=checkpoint.storage.s3.uri=s3://b/ p"], "does not match pattern"),
+        (["--set=checkpoint.storage.s3.endpoint=minio:9000"], "does not match pattern"),
+        (["--set=checkpoint.storage.s3.endpoint=https://minio/path"], "does not match pattern"),
+        (["--set=checkpoint.storage.s3.region=eu west"], "does not match pattern"),
+        (["--set=checkpoint.storage.s3.plainHttp=maybe"], "got string, want boolean"),
+        (["--set=checkpoint.storage.s3.caBundle=A"], "does not match pattern"),
+        (["--set=checkpoint.storage.oci.endpoint=https://r"], "'endpoint' not allowed"),
         (["--set=checkpoint.storage.oci.uri=s3://b"], "does not match pattern"),
+        (["--set-string=checkpoint.storage.cache.size=0"], "does not match pattern"),
+        (["--set=checkpoint.storage.cache.size=100GB"], "does not match pattern"),
+        (["--set=checkpoint.storage.cache.size=1.5Ti"], "does not match pattern"),
+        (["--set-string=checkpoint.storage.housekeeping.maxBytes=0"], "does not match pattern"),
+        (["--set=checkpoint.storage.housekeeping.maxBytes=1GB"], "does not match pattern"),
+        (["--set-string=checkpoint.storage.housekeeping.unusedFor=30"], "does not match pattern"),
+        (["--set=checkpoint.storage.housekeeping.unusedFor=P30D"], "does not match pattern"),
+        (["--set=checkpoint.storage.housekeeping.nearlyFullPercent=0"], "minimum: got 0"),
+        (["--set=checkpoint.storage.housekeeping.nearlyFullPercent=101"], "maximum: got 101"),
+        (["--set=checkpoint.storage.housekeeping.maxSize=1"], "'maxSize' not allowed"),
+        (["--set=checkpoint.storage.encryption.keySecretRef=A"], "does not match pattern"),
         (["--set=checkpoint.storage.oci.credentialsSecretRef=A"], "does not match pattern"),
         (["--set=checkpoint.storage.gcs.uri=b"], "additional properties 'gcs' not allowed"),
         (["--set=checkpoint.enabled=maybe"], "got string, want boolean"),

@@ -80,7 +80,10 @@ def test_a_group_of_tools_is_current_until_its_flags_change(tmp_path: Path) -> N
     assert one.digest() != other.digest()
 
 
-@pytest.mark.parametrize("group", [*tools.FOR_CHARTS, *tools.FOR_CLUSTER], ids=lambda one: one.name)
+GROUPS = (*tools.FOR_CHARTS, *tools.FOR_CLUSTER, *tools.FOR_STORES)
+
+
+@pytest.mark.parametrize("group", GROUPS, ids=lambda one: one.name)
 def test_each_group_is_pinned(group: tools.Group) -> None:
     folder = tools.SOURCES / group.folder
     assert (folder / "go.mod").exists()

@@ -148,25 +148,24 @@ def template(helm: Path, block: Object) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.parametrize("block", values())
-def test_a_block_renders_or_says_that_its_store_is_not_available(helm: Path, block: Object) -> None:
+def test_a_block_renders(helm: Path, block: Object) -> None:
     done = template(helm, block)
-    kind = storage(block)["type"]
-    if kind != "pvc":
-        assert done.returncode != 0
-        assert (
-            f"dynamo-operator.checkpoint.storage.type: {kind} is not available in this version;"
-            " use pvc"
-        ) in done.stderr
-        return
     assert done.returncode == 0, done.stderr
     rendered = [document for document in yaml.safe_load_all(done.stdout) if document]
-    wanted = storage(block)["pvc"]
     agents = next(document for document in rendered if document["kind"] == "DaemonSet")
     assert agents["metadata"]["name"] == "chrek-agent", "kubectl logs daemonset/chrek-agent"
     volumes = agents["spec"]["template"]["spec"]["volumes"]
     claims = [
         v["persistentVolumeClaim"]["claimName"] for v in volumes if "persistentVolumeClaim" in v
     ]
+    kind = storage(block)["type"]
+    wanted = storage(block)[kind]
+    if kind != "pvc":
+        secrets = [v["secret"]["secretName"] for v in volumes if "secret" in v]
+        assert secrets == [wanted["credentialsSecretRef"]]
+        assert claims == []
+        assert all(document["kind"] != "PersistentVolumeClaim" for document in rendered)
+        return
     assert claims == [wanted["pvcName"]]
     mounts = agents["spec"]["template"]["spec"]["containers"][0]["volumeMounts"]
     assert wanted["basePath"] in [mount["mountPath"] for mount in mounts]

@@ -155,7 +155,11 @@ def _maps(path: Path) -> list[str]:
             found[-1] = (found[-1][0], end, permissions, name)
         else:
             found.append((start, end, permissions, name))
-    return [f"{start:x}-{end:x} {permissions} {name}" for start, end, permissions, name in found]
+    # An interpreter that answers may need more heap; what was in it, it says itself.
+    return [
+        f"{start:x}-{'' if name == '[heap]' else f'{end:x}'} {permissions} {name}"
+        for start, end, permissions, name in found
+    ]
 
 
 def namespaces(init_pid: int) -> list[str]:

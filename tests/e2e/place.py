@@ -84,6 +84,16 @@ class Place:
         )
         return found
 
+    def wait_webhook(self, worker: tiny.Worker) -> None:
+        """Until pods are injected, whatever the operator's pod says of itself."""
+        path = f"{pods.path(self.namespace)}?dryRun=All"
+
+        def injected() -> bool:
+            answer = self.live.request("POST", path, worker.pod("dry-run"))
+            return answer.status == 201 and "chrek-init" in answer.text
+
+        cluster.wait_until(injected, "the webhook injects", timeout=60)
+
     def retry(self, name: str, value: str) -> None:
         """Have a Failed or Suspect checkpoint made again, as a user would; returns when noted."""
         self.live.kubectl(

@@ -91,6 +91,7 @@ def test_killed_at_ten_points(here: place.Place) -> None:
         "wait", "pods", f"--namespace={here.namespace}", "--for=condition=Ready",
         "-l", "app.kubernetes.io/component=operator", "--timeout=110s",
     )  # fmt: skip
+    here.wait_webhook(workers[0])
     for number, worker in enumerate(workers):
         found = here.checkpoint(worker.hash)
         assert len(found["status"]["variants"]) == 1

@@ -11,7 +11,17 @@ import datetime
 import json
 
 from chrek import identity, variant
-from chrek.operator import captures, conditions, jobs, place, pods, status, summary, templates
+from chrek.operator import (
+    captures,
+    conditions,
+    housekeeping,
+    jobs,
+    place,
+    pods,
+    status,
+    summary,
+    templates,
+)
 
 NOW = datetime.datetime(2026, 1, 29, 10, 5, tzinfo=datetime.UTC)
 IDENTITY = {"model": "meta-llama/Llama-3-8B", "backendFramework": "vllm"}
@@ -158,17 +168,20 @@ class Cluster:
         seen: what the operator's memory has of the three; `sync` brings it up to date.
         created: attempts for which a Job was created, in order.
         writes: how often the status was written.
+        refusal: why no capture may begin; `removals` and `users` as housekeeping tells them.
     """
 
-    def __init__(self, item=None, *, wanted=()):
+    def __init__(self, item=None, *, wanted=(), where=WHERE):
         self.item = item or checkpoint()
         self.wanted = list(wanted)
+        self.where = where
         self.workers = []
         self.jobs, self.pods = {}, {}
         self.now = NOW
         self.created, self.ended, self.deleted = [], [], []
         self.writes = 0
         self.complete = True
+        self.refusal, self.removals, self.users = "", {}, housekeeping.Users()
         self._uids = 0
         self.version = 0
         self.sync()
@@ -190,9 +203,12 @@ class Cluster:
             pods_of=lambda uid: of_job.get(uid, []),
             workers=self.workers,
             wanted=[*self.own(), *self.wanted],
-            where=WHERE,
+            where=self.where,
             now=self.now,
             complete=self.complete,
+            room=lambda: self.refusal,
+            removals=self.removals,
+            users=self.users,
         )
         decision = status.following(item, KNOWN, world)
         assert item == before, "the argument is not changed"

@@ -17,11 +17,32 @@ NODES = "/api/v1/nodes"
 DAEMON_SETS = "/apis/apps/v1/namespaces/team/daemonsets"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/team/deployments"
 CONFIG_MAPS = "/api/v1/namespaces/team/configmaps"
+SECRETS = "/api/v1/namespaces/team/secrets"
 WEBHOOKS = "/apis/admissionregistration.k8s.io/v1/mutatingwebhookconfigurations"
 CHECKPOINTS = "/apis/nvidia.com/v1alpha1/namespaces/team/dynamocheckpoints"
 
 AGENT_LABELS = {"app.kubernetes.io/component": "agent"}
 OPERATOR_LABELS = {"app.kubernetes.io/component": "operator"}
+
+CLAIM = {
+    "kind": "Claim",
+    "name": "chrek-pvc",
+    "create": True,
+    "storageClassName": "",
+    "accessModes": ["ReadWriteMany"],
+    "size": "100Gi",
+}
+SERVER = {
+    "kind": "Server",
+    "type": "s3",
+    "uri": "s3://bucket/prefix",
+    "endpoint": "",
+    "plainHttp": False,
+    "credentialsSecret": "",
+    "caConfigMap": "",
+    "keySecret": "",
+    "cachePath": "/var/lib/chrek/cache/team-chrek",
+}
 
 
 def connect(api):
@@ -30,7 +51,8 @@ def connect(api):
     return workstation.Cluster(configuration)
 
 
-def config(**changes):
+def config(*, claim=None, server=None, **changes):
+    """Settings of a store on a volume, or of one on a server."""
     raw = {
         "apiVersion": "chrek.nvidia.com/v1alpha1",
         "kind": "HooksConfig",
@@ -39,13 +61,7 @@ def config(**changes):
         "namespace": "team",
         "watchNamespaces": ["team"],
         "crds": [CRD],
-        "claim": {
-            "name": "chrek-pvc",
-            "create": True,
-            "storageClassName": "",
-            "accessModes": ["ReadWriteMany"],
-            "size": "100Gi",
-        },
+        "store": CLAIM | (claim or {}) if server is None else SERVER | server,
         "agentName": "chrek-agent",
         "agentLabels": AGENT_LABELS,
         "operatorName": "chrek-operator",
@@ -57,8 +73,7 @@ def config(**changes):
         "timeoutSeconds": 1,
         "maxUnavailableNodes": "10%",
     }
-    claim = {**raw["claim"], **changes.pop("claim", {})}
-    return msgspec.convert({**raw, **changes, "claim": claim}, settings.HooksConfig)
+    return msgspec.convert({**raw, **changes}, settings.HooksConfig)
 
 
 def crd(*, version="v1alpha1", served=True, labels=None, annotations=None):

@@ -28,6 +28,7 @@ from chrek import (
     procfs,
     restore,
     rootfd,
+    storage,
 )
 from chrek import store as stores
 from chrek.agent import calls, captures, capturing, connection, decision, journal, objects, slots
@@ -412,8 +413,9 @@ def test_the_agent_captures_a_pod_that_the_operator_names(tmp_path: pathlib.Path
             container="main",
         )
         there: list[objects.Checkpoint] = []
+        kept = storage.Storage(settings.storage, "ns", transfer_seconds=60)
         made_by = capturing.Capturing(
-            *(settings, "node", "ns", reporter, slots.Slots(1)),  # type: ignore[arg-type]
+            *(settings, "node", kept, reporter, slots.Slots(1)),  # type: ignore[arg-type]
             results=journal.Results(tmp_path / "signals"),
         )
         agent = captures.Captures(settings, made_by)

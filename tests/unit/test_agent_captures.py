@@ -8,7 +8,7 @@ import subprocess
 import msgspec
 import pytest
 
-from chrek import checkpoint, config, errors, leftovers, names, procfs
+from chrek import checkpoint, config, errors, leftovers, names, procfs, storage
 from chrek.agent import captures, capturing, decision, journal, namings, objects, slots
 from chrek.criu import service
 from fakes import projected
@@ -41,8 +41,9 @@ class Scene:
         (self.worker,) = procfs.children(process.pid)
 
     def capturing(self):
+        kept = storage.Storage(self.settings.storage, "chrek", transfer_seconds=1)
         return capturing.Capturing(
-            *(self.settings, "node-1", "chrek", self.reporter, slots.Slots(1)),
+            *(self.settings, "node-1", kept, self.reporter, slots.Slots(1)),
             journal.Results(self.signals),
         )
 

@@ -7,7 +7,7 @@ import subprocess
 import msgspec
 import pytest
 
-from chrek import checkpoint, config, errors, log, names
+from chrek import checkpoint, config, errors, log, names, storage
 from chrek.agent import calls, capturing, journal, slots
 from fakes import projected
 
@@ -30,8 +30,9 @@ class Scene:
             watchNamespaces=["ns"],
             storage=config.Storage(pvc=config.Pvc(basePath=str(path))),
         )
+        kept = storage.Storage(settings.storage, "chrek", transfer_seconds=1)
         self.made = capturing.Capturing(
-            *(settings, "n", "chrek", self.reporter, slots.Slots(1)),
+            *(settings, "n", kept, self.reporter, slots.Slots(1)),
             journal.Results(path / "signals"),
         )
         monkeypatch.setattr(capturing, "RETRY_SECONDS", 0.01)

@@ -254,12 +254,17 @@ async def test_the_api_server_is_asked_for_a_pod(agent, server, monkeypatch):
 
 
 async def test_what_keeps_the_agent_from_being_ready(agent, tmp_path):
-    (tmp_path / "checkpoints").rmdir()
     assert agent.problems() == [
         "the API server has not answered yet",
-        f"{tmp_path}/checkpoints cannot be written",
+        "the store has not been looked at yet",
+    ]
+    (tmp_path / "checkpoints").rmdir()
+    await agent.check_store()
+    assert agent.problems()[1:] == [
+        f"{tmp_path}/checkpoints cannot be written (check the volume of storage.pvc)"
     ]
     (tmp_path / "checkpoints").mkdir()
+    await agent.check_store()
     for informer in (*agent._pod_informers, *agent._checkpoint_informers):
         informer.synced.set()
     assert agent.problems() == []

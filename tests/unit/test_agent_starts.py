@@ -10,7 +10,7 @@ import threading
 import msgspec
 import pytest
 
-from chrek import config, errors, names, procfs, restore
+from chrek import config, errors, names, procfs, restore, storage
 from chrek.agent import journal, objects, probation, slots, starts
 from fakes import projected
 from fakes.projected import POD, checkpoint
@@ -84,7 +84,7 @@ class Scene:
     async def start(self, *, pod=POD, checkpoints=(), container="c" * 64):
         made = starts.Starts(
             self.settings,
-            "chrek",
+            storage.Storage(self.settings.storage, "chrek", transfer_seconds=1),
             reporter=self.reporter,
             records=self.journal,
             slots=self.slots,

@@ -488,3 +488,9 @@ def test_two_thousand_files_take_no_time(source, target):
     put(target, *pack(source))
     assert len(os.listdir(target)) == 2000
     assert time.monotonic() - begin < 5
+
+
+def test_an_index_that_is_not_utf_8_is_refused():
+    """msgspec tells of it by another exception than of all else."""
+    with pytest.raises(errors.ArtifactError, match=archive.INDEX):
+        archive.decode(b"\x91\x81\xa1\xff\xc0", 1, 0)

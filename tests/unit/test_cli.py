@@ -32,7 +32,7 @@ spec:
         mode: auto
         identity: {model: meta-llama/Llama-3-8B, backendFramework: vllm, dtype: bfloat16}
 """
-COMMANDS = ("agent", "checkpoint", "hash", "operator", "prune")
+COMMANDS = ("agent", "checkpoint", "copy", "export", "hash", "import", "operator", "prune")
 OTHER = """
 kind: Service
 spec: {identity: not ours}

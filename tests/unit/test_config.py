@@ -34,7 +34,7 @@ BAD = [
     ({"htpPort": 1}, "htpPort"),
     ({"envFromSecrets": "allow"}, "$.envFromSecrets"),
     ({"ignoreDifferences": ["images"]}, "$.ignoreDifferences"),
-    ({"storage": {"type": "s3"}}, "$.storage.type"),
+    ({"storage": {"type": "nfs"}}, "$.storage.type"),
     ({"storage": {"pvc": {"name": "x"}}}, "$.storage.pvc"),
 ]
 
@@ -56,6 +56,17 @@ def test_operator(tmp_path):
     loaded = config.load(write(tmp_path / "operator.yaml", OPERATOR), config.OperatorConfig)
     assert loaded.agentWaitSeconds == 20
     assert loaded.webhookPort == 9443
+    limits = loaded.housekeeping
+    assert (limits.maxBytes, limits.unusedSeconds, limits.nearlyFullPercent) == (0, 0, 90)
+
+
+@pytest.mark.parametrize(
+    "limits", [{"maxBytes": -1}, {"unusedSeconds": "30d"}, {"nearlyFullPercent": 0}, {"quota": 1}]
+)
+def test_housekeeping_that_cannot_be(tmp_path, limits):
+    path = write(tmp_path / "operator.yaml", {**OPERATOR, "housekeeping": limits})
+    with pytest.raises(errors.ConfigError, match="housekeeping"):
+        config.load(path, config.OperatorConfig)
 
 
 @pytest.mark.parametrize(("change", "message"), BAD, ids=[message for _, message in BAD])

@@ -90,6 +90,15 @@ def test_it_says_what_stays_and_how_to_remove_it(api, tmp_path):
     assert "-n other" not in kept.hint
 
 
+def test_it_says_what_stays_on_a_server_and_on_the_nodes():
+    kept = pre_delete.told(hooks.config(server={"uri": "s3://bucket/p"}), {"team": 0})
+    assert kept.detail == "0 DynamoCheckpoints, artifacts in s3://bucket/p"
+    assert kept.hint.endswith(
+        "to remove them: what is below s3://bucket/p, with a client of that server; "
+        "the directory /var/lib/chrek/cache/team-chrek of each node"
+    )
+
+
 def test_the_operator_is_gone_before_anything_else_happens(api, tmp_path):
     checkpoint(api, "a", names.FINALIZER)
     told = api.on_patch

@@ -48,5 +48,17 @@ def test_nothing_is_changed(api, tmp_path):
     assert writes == [("POST", {"dryRun": "All"})]
 
 
+def test_a_store_on_a_server_needs_no_storage_class(api, tmp_path):
+    """And what it needs is not looked for when no agent will ask the server."""
+    api.objects.pop(f"{hooks.CLASSES}/shared")
+    wanted = {"credentialsSecret": "s3-creds"}
+    found = report.failures(check(api, tmp_path, server=wanted))
+    assert [outcome.name for outcome in found] == ["credentials"]
+    assert "Secret team/s3-creds: not found" in found[0].detail
+    api.requests.clear()
+    assert report.failures(check(api, tmp_path, server=wanted, agentName="")) == []
+    assert [path for _, path, _, _ in api.requests if "secrets" in path or "storage" in path] == []
+
+
 def test_a_release_without_agents_asks_for_no_pod(api, tmp_path):
     assert "pod-security" not in [outcome.name for outcome in check(api, tmp_path)]

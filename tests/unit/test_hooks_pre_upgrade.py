@@ -52,6 +52,15 @@ def test_nothing_is_applied_when_a_check_fails(api, crds):
     assert "marker" not in api.objects[URL]["spec"]
 
 
+def test_the_store_is_checked_before_anything_is_applied(api, crds):
+    found = upgrade(api, crds, server={"credentialsSecret": "none"})
+    assert [outcome.name for outcome in report.failures(found)] == ["credentials"]
+    assert "marker" not in api.objects[URL]["spec"]
+    api.objects.pop(f"{hooks.CLASSES}/shared")
+    found = upgrade(api, crds)
+    assert [outcome.name for outcome in report.failures(found)] == ["storage"]
+
+
 def test_a_crd_that_is_refused(api, crds):
     api.refuse("PATCH", URL, status=422, message="spec.versions is invalid")
     found = upgrade(api, crds)[-1]

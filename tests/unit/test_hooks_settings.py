@@ -12,7 +12,8 @@ RAW = {
     "namespace": "team",
     "watchNamespaces": ["team"],
     "crds": ["dynamocheckpoints.nvidia.com"],
-    "claim": {
+    "store": {
+        "kind": "Claim",
         "name": "chrek-pvc",
         "create": True,
         "storageClassName": "",
@@ -40,13 +41,35 @@ def write(tmp_path, **changes):
 
 def test_load(tmp_path):
     config = settings.load(write(tmp_path))
-    assert config.claim.name == "chrek-pvc"
+    assert isinstance(config.store, settings.Claim)
+    assert config.store.name == "chrek-pvc"
+
+
+def test_load_of_a_store_on_a_server(tmp_path):
+    store = {
+        "kind": "Server",
+        "type": "s3",
+        "uri": "s3://bucket/prefix",
+        "endpoint": "",
+        "plainHttp": False,
+        "credentialsSecret": "s3-creds",
+        "caConfigMap": "",
+        "keySecret": "",
+        "cachePath": "/var/lib/chrek/cache/team-chrek",
+    }
+    loaded = settings.load(write(tmp_path, store=store)).store
+    assert isinstance(loaded, settings.Server)
+    assert loaded.credentialsSecret == "s3-creds"
+    message = r"Invalid enum value 'nfs' - at `\$\.store\.type`"
+    with pytest.raises(errors.ConfigError, match=message):
+        settings.load(write(tmp_path, store={**store, "type": "nfs"}))
 
 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"claim": {}}, r"missing required field `name` - at `\$\.claim`"),
+        ({"store": {"kind": "Claim"}}, r"missing required field `name` - at `\$\.store`"),
+        ({"store": {"kind": "Disk"}}, r"Invalid value 'Disk' - at `\$\.store\.kind`"),
         ({"kind": "AgentConfig"}, "Invalid value 'AgentConfig'"),
         ({"surplus": 1}, "unknown field `surplus`"),
         ({"timeoutSeconds": "1"}, r"Expected `int`, got `str` - at `\$\.timeoutSeconds`"),

@@ -16,7 +16,8 @@ def api():
 
 
 def look(api, **claim):
-    return storage_checks.storage(hooks.connect(api), hooks.config(claim=claim))
+    wanted = hooks.config(claim=claim).store
+    return storage_checks.storage(hooks.connect(api), wanted, namespace="team")
 
 
 def test_a_default_class_of_shared_volumes(api):

@@ -46,7 +46,9 @@ def test_help_loads_no_command():
     assert names & (HEAVY - {"click"} | {"aiohttp", "yaml", "msgspec"}) == set()
 
 
-@pytest.mark.parametrize("name", ["agent", "checkpoint", "hash", "operator", "prune"])
+@pytest.mark.parametrize(
+    "name", ["agent", "checkpoint", "copy", "export", "hash", "import", "operator", "prune"]
+)
 def test_help_of_a_command_loads_nothing_heavy(name):
     assert helped(name) & (HEAVY - {"click"} | {"aiohttp"}) == set()
 

@@ -11,8 +11,10 @@ SOURCE = pathlib.Path(__file__).resolve().parents[2] / "src"
 LAYERS = [
     ["cli"],
     ["agent", "operator", "hooks"],
-    ["checkpoint", "restore", "prune"],
+    ["checkpoint", "restore", "prune", "transfer"],
+    ["storage"],
     ["facts"],
+    ["remote"],
     ["ipcstate", "preflight", "privilege", "inside", "filefacts", "surroundings", "reach"],
     [
         "criu",
@@ -32,6 +34,7 @@ LAYERS = [
         "ipc",
         "space",
         "mqueue",
+        "tarball",
     ],
     ["removal"],
     ["endpoints", "hugetlb"],
@@ -55,13 +58,21 @@ LAYERS = [
 """Top first; a module may import from lower lines only, and not from its own line."""
 
 DOORS = {
-    "aiohttp": ("chrek.kube", "chrek.registry", "chrek.agent", "chrek.operator"),
+    "aiohttp": (
+        "chrek.kube",
+        "chrek.registry",
+        "chrek.remote.ocimanifest",
+        "chrek.agent",
+        "chrek.operator",
+    ),
     "click": ("chrek.cli", "chrek.hooks"),
-    "cryptography": ("chrek.operator",),
+    "cryptography": ("chrek.operator", "chrek.remote.seal"),
     "google": ("chrek.criu",),
     "jsonschema": ("chrek.schema", "chrek.hooks", "chrek.cli"),
+    "obstore": ("chrek.remote.bucket",),
     "kubernetes": ("chrek.kube.workstation",),
     "prometheus_client": ("chrek.agent", "chrek.operator"),
+    "zstandard": ("chrek.remote.pack", "chrek.tarball"),
 }
 """Library -> the only modules (or packages) that may import it."""
 

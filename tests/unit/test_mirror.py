@@ -13,6 +13,21 @@ ELSEWHERE = {
     "chrek.cli.workload": "tests/unit/test_cli_checkpoint_command.py",
     "chrek.peer": "tests/system/test_peer.py",
     "chrek.inode": "tests/unit/test_archive.py",
+    "chrek.leftovers": "tests/system/test_serving.py",
+    **dict.fromkeys(
+        (
+            "chrek.remote.backend",
+            "chrek.remote.index",
+            "chrek.remote.prune",
+            "chrek.remote.upload",
+        ),
+        "tests/unit/test_remote_store.py",
+    ),
+    **dict.fromkeys(
+        ("chrek.operator.holdings", "chrek.operator.news"),
+        "tests/unit/test_operator_status.py",
+    ),
+    "chrek.remote.opening": "tests/unit/test_storage.py",
     **dict.fromkeys(
         (
             "chrek.operator.health",

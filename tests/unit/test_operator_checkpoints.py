@@ -8,7 +8,18 @@ import msgspec
 import pytest
 
 from chrek import config, errors
-from chrek.operator import cache, checkpoints, conditions, deletion, jobs, queue, templates
+from chrek.operator import (
+    cache,
+    checkpoints,
+    conditions,
+    controllers,
+    deletion,
+    housekeeper,
+    jobs,
+    metrics,
+    queue,
+    templates,
+)
 from fakes import captures as fakes
 from fakes import memory, operator
 
@@ -37,11 +48,20 @@ class World:
         self.owners = memory.owners(**platform)
         self.now = fakes.NOW
         self.settings = settings
+        self.woken = []
         for item in items:
             self.api.add("dynamocheckpoints", item)
         self.restart()
 
     def restart(self):
+        self.keeper = housekeeper.Housekeeper(
+            self.cache,
+            self.settings,
+            wanted=self.templates,
+            owners=self.owners,
+            wake=lambda *key: self.woken.append(key),
+            clock=lambda: self.now,
+        )
         self.does = checkpoints.Checkpoints(
             self.api,
             self.cache,
@@ -50,6 +70,7 @@ class World:
             images=self.images,
             deletions=self.deletions,
             owners=self.owners,
+            keeper=self.keeper,
             own="ns",
             instance="operator-0",
             clock=lambda: self.now,
@@ -472,6 +493,108 @@ async def test_garbage_is_deleted_and_forgotten():
     world.deletions.outcome = deletion.Outcome("done", "deleted")
     assert "garbage" not in await world.settle()
     assert set(map(str, world.deletions.asked)) == {str(("ns", [f"{HASH}/{A}/u-1"]))}
+
+
+# Housekeeping.
+
+
+def limited(*items, **limits):
+    housekeeping = config.Housekeeping(**limits)
+    return World(*items, settings=msgspec.structs.replace(SETTINGS, housekeeping=housekeeping))
+
+
+async def kept_house(world, *names, seconds=60):
+    """A minute passes, housekeeping looks, and what it woke comes to rest."""
+    world.now += datetime.timedelta(seconds=seconds)
+    world.api.fill(world.cache)
+    await world.keeper.reconcile(controllers.HOUSEKEEPING)
+    return await world.settle(*names)
+
+
+def pruned(rule):
+    labels = {"reason": rule}
+    found = metrics.REGISTRY.get_sample_value("chrek_operator_pruned_artifacts_total", labels)
+    return found or 0.0
+
+
+async def test_an_unused_artifact_is_pruned_with_an_event_and_made_again_when_it_is_wanted():
+    world = limited(fakes.checkpoint(auto=True), unusedSeconds=86400)
+    await world.capture()
+    assert told(await kept_house(world)) == ("Ready", "Checkpointed")
+    before, counted = len(world.api.calls), pruned("unused")
+    made = await kept_house(world, seconds=86400)
+    assert told(made) == ("Pending", "Pruned")
+    assert world.deletions.asked == [("ns", [f"{HASH}/{A}/u-1"])]
+    assert "garbage" not in made
+    assert [call[:2] for call in world.api.calls[before:]] == [
+        ("patch", "dynamocheckpoints/status"),
+        ("patch", "dynamocheckpoints/status"),
+    ]
+    (_, _, note) = world.api.events[-1]
+    assert world.api.events[-1][:2] == ("Normal", "Pruned")
+    assert note.startswith(f"variant {A}, 3.0Gi: not used since 2026-01-29T10:05:00Z")
+    assert [reason for _, reason, _ in world.api.events] == ["Checkpointed", "Pruned"]
+    assert pruned("unused") == counted + 1
+    calls = len(world.api.calls)
+    await kept_house(world, seconds=86400)
+    assert len(world.api.calls) == calls, "none at rest"
+    world.api.add("pods", fakes.pod_object("w", source=False))
+    assert (await world.capture("u-2"))["phase"] == "Ready"
+
+
+async def test_all_checkpoints_of_an_identity_say_that_it_is_gone():
+    world = limited(fakes.checkpoint(auto=True), second(auto=True), unusedSeconds=86400)
+    await world.capture("u-1", "c", "second")
+    await kept_house(world, "c", "second", seconds=86460)
+    assert told(world.status("second")) == ("Pending", "Pruned")
+    assert "variants" not in world.status("second")
+
+
+async def test_a_checkpoint_of_a_user_s_own_stays_ready():
+    world = limited(fakes.checkpoint(), unusedSeconds=60, maxBytes=1)
+    made = await world.settle()
+    assert await world.look() is not None, "not before the first look at the store"
+    await kept_house(world)
+    await world.capture()
+    made = await kept_house(world, seconds=86400 * 365)
+    assert told(made) == ("Ready", "Checkpointed")
+    assert world.deletions.asked == []
+
+
+async def test_a_prune_that_cannot_be_written_is_tried_again():
+    world = limited(fakes.checkpoint(auto=True), unusedSeconds=60)
+    await world.capture()
+    world.api.refusals["patch", "dynamocheckpoints"] = errors.ApiError("too old", status=409)
+    counted = pruned("unused")
+    with pytest.raises(errors.ApiError):
+        await kept_house(world, seconds=120)
+    assert (pruned("unused"), [reason for _, reason, _ in world.api.events]) == (
+        counted, ["Checkpointed"],
+    )  # fmt: skip
+    world.api.refusals.clear()
+    assert told(await world.settle()) == ("Pending", "Pruned")
+
+
+async def test_a_capture_waits_until_there_is_room():
+    world = limited(fakes.checkpoint(), maxBytes=3 << 30)
+    await kept_house(world)
+    await world.capture()
+    other = fakes.checkpoint("d")
+    other["spec"] = {**other["spec"], "identity": {**fakes.IDENTITY, "model": "other"}}
+    world.api.add("dynamocheckpoints", other)
+    made = await kept_house(world, "d")
+    assert told(made) == ("Pending", "StoreNearlyFull")
+    assert "3.0Gi of 3.0Gi" in made["message"]
+    assert world.api.events[-1][:2] == ("Normal", "StoreNearlyFull")
+    calls, world.woken[:] = len(world.api.calls), []
+    await kept_house(world, "d")
+    assert len(world.api.calls) == calls, "none at rest"
+    assert world.woken == [("ns", made["identityHash"])], "it is looked at each minute"
+    await world.api.delete("v", "dynamocheckpoints", "ns", "c")
+    await world.settle("c")
+    made = await kept_house(world, "d")
+    assert told(made) == ("Pending", "WaitingForPod")
+    assert world.job(made["jobName"])
 
 
 async def test_the_end():

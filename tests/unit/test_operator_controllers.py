@@ -183,6 +183,29 @@ def test_jobs_wake_their_checkpoint_and_deployments_their_graph():
     assert world.event("dynamographdeployments", graph()) == {("graph", "ns", "g")}
 
 
+def test_artifacts_that_come_or_go_wake_housekeeping():
+    item = fakes.checkpoint()
+    made = {**item, "status": {"variants": [{"name": "v", "uuid": "u"}]}}
+    world = World(dynamocheckpoints=[item])
+    assert controllers.HOUSEKEEPING in world.event("dynamocheckpoints", made, gone=True)
+    (one,) = [c for c in controllers.COLLECTIONS if c.plural == "dynamocheckpoints"]
+    for now, before, woken in ((made, item, True), (made, made, False), (item, made, True)):
+        one.changed(world.changes, ("ns", "c"), now, before)
+        assert (controllers.HOUSEKEEPING in world.work.keys) == woken
+        world.work.keys.clear()
+
+
+def test_a_graph_wakes_the_checkpoints_that_it_begins_to_refer_to():
+    """An artifact that was pruned may be wanted again before there is a pod."""
+    world = World(dynamocheckpoints=[fakes.checkpoint()])
+    mine = ("graph", "ns", "g")
+    for section in (NAMED, AUTO):
+        item = graph(w=section)
+        assert world.event("dynamographdeployments", item) == {("checkpoint", "ns", "c"), mine}
+        assert world.event("dynamographdeployments", item, known=True) == {mine}
+        assert world.event("dynamographdeployments", item, gone=True) == {mine}
+
+
 def test_everything_is_looked_at_again_when_the_platform_comes_or_goes():
     world = World(dynamocheckpoints=[fakes.checkpoint()], dynamographdeployments=[graph()])
     controllers.wake_all(world.cache, world.work)

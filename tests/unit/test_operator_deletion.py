@@ -4,7 +4,7 @@ import msgspec
 import pytest
 import yaml
 
-from chrek import errors, names
+from chrek import config, errors, names
 from chrek.kube import api, client
 from chrek.operator import deletion
 from fakes import api_server, operator
@@ -42,10 +42,14 @@ def impatient(monkeypatch):
 
 
 @pytest.fixture
-def deletions(connection, tmp_path):
+def settings(tmp_path):
     path = tmp_path / "deletion-job.yaml"
     path.write_text(yaml.safe_dump(TEMPLATE))
-    settings = msgspec.structs.replace(operator.SETTINGS, deletionJobPath=str(path))
+    return msgspec.structs.replace(operator.SETTINGS, deletionJobPath=str(path))
+
+
+@pytest.fixture
+def deletions(connection, settings):
     return deletion.Deletions(connection, settings, own="own")
 
 
@@ -165,6 +169,27 @@ async def test_what_the_api_server_says_to_a_job(server, deletions, status, mess
     outcome = await deletions.run("team", [HASH])
     assert outcome.state == state
     assert state != "failed" or message in outcome.message
+
+
+@pytest.mark.parametrize(
+    ("storage", "told"),
+    [
+        (config.Storage(), "namespace own is being deleted, with the volume"),
+        (
+            config.Storage(type="s3", s3=config.S3(uri="s3://bucket/p")),
+            "namespace own is being deleted, and the files stay in s3://bucket/p",
+        ),
+        (
+            config.Storage(type="oci", oci=config.Oci(uri="oci://r.io/p")),
+            "namespace own is being deleted, and the files stay in oci://r.io/p",
+        ),
+    ],
+)
+async def test_the_namespace_goes(server, connection, settings, storage, told):
+    server.refuse("POST", JOBS, status=403, message="because it is being terminated")
+    settings = msgspec.structs.replace(settings, storage=storage)
+    outcome = await deletion.Deletions(connection, settings, own="own").run("team", [HASH])
+    assert (outcome.state, outcome.message) == ("done", told)
 
 
 async def test_a_failure_that_passes_is_raised(server, deletions):

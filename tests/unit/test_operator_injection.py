@@ -12,6 +12,7 @@ from fakes.jsonpatch import applied
 
 HASH = "5941a4cb3c363457"
 IDENTITY = {"model": "meta-llama/Llama-3-8B", "backendFramework": "vllm", "dtype": "bfloat16"}
+WHERE = place.Place("pvc", "/checkpoints")
 VARIANT = variant.name("llama:1", ["python3", "s.py"])
 READY = injection.Checkpoint(
     name="my-ckpt",
@@ -31,8 +32,7 @@ def pod(container=MAIN, annotations=None, labels=None, **spec):
     return {"metadata": metadata, "spec": {"containers": [container], **spec}}
 
 
-def decide(item, found=READY, **options):
-    where = place.Place("pvc", "/checkpoints")
+def decide(item, found=READY, where=WHERE, **options):
     return injection.decide(
         item, lambda reference: found, settings=operator.SETTINGS, where=where, **options
     )
@@ -57,6 +57,17 @@ def test_a_pod_is_injected():
     assert env["DYN_CHECKPOINT_PATH"] == "/checkpoints"
     assert "DYN_READY_FOR_CHECKPOINT_FILE" not in env
     assert made["spec"]["initContainers"][0]["image"] == "chrek-init:1"
+
+
+@pytest.mark.parametrize("kind", ["s3", "oci"])
+def test_a_worker_learns_where_on_a_server_its_checkpoint_is(kind):
+    item = pod()
+    made = applied(item, decide(item, where=place.Place(kind, f"{kind}://a/b")).patch)
+    env = {variable["name"]: variable["value"] for variable in made["spec"]["containers"][0]["env"]}
+    assert env["DYN_CHECKPOINT_STORAGE_TYPE"] == kind
+    assert env["DYN_CHECKPOINT_LOCATION"] == f"{kind}://a/b/{HASH}"
+    assert "DYN_CHECKPOINT_PATH" not in env
+    assert env["DYN_CHECKPOINT_HASH"] == HASH
 
 
 def test_a_second_call_changes_nothing():
@@ -164,9 +175,8 @@ def with_identity(text, **annotations):
 def test_a_pod_with_an_identity_refers_to_its_hash():
     seen = []
     item = with_identity(json.dumps(IDENTITY))
-    where = place.Place("pvc", "/checkpoints")
     verdict = injection.decide(
-        item, lambda ref: seen.append(ref), settings=operator.SETTINGS, where=where
+        item, lambda ref: seen.append(ref), settings=operator.SETTINGS, where=WHERE
     )
     assert seen == [HASH]
     made = applied(item, verdict.patch)

@@ -41,6 +41,23 @@ def build(item, wanted=None):
     return jobs.build(item, wanted, ENTRY, identity_hash=HASH, settings=operator.SETTINGS, own="ns")
 
 
+def test_a_job_whose_artifact_goes_to_a_server():
+    """The operator's configuration names bucket and prefix; the location has the hash."""
+    item = checkpoint()
+    storage = config.Storage(type="s3", s3=config.S3(uri="s3://bucket/p"))
+    settings = msgspec.structs.replace(operator.SETTINGS, storage=storage)
+    section = item["spec"]["job"]
+    wanted = templates.wanted(section["podTemplateSpec"], job=section)
+    job = jobs.build(item, wanted, ENTRY, identity_hash=HASH, settings=settings, own="other")
+    container = job["spec"]["template"]["spec"]["containers"][0]
+    env = {variable["name"]: variable["value"] for variable in container["env"]}
+    assert env["DYN_CHECKPOINT_STORAGE_TYPE"] == "s3"
+    assert env["DYN_CHECKPOINT_LOCATION"] == f"s3://bucket/p/ns/ns/{HASH}"
+    assert "DYN_CHECKPOINT_PATH" not in env
+    volumes = job["spec"]["template"]["spec"]["volumes"]
+    assert volumes == [{"name": "chrek", "emptyDir": {}}], "only the agent reaches the store"
+
+
 def test_the_job():
     item = checkpoint()
     before = copy.deepcopy(item)

@@ -52,3 +52,15 @@ def test_reconciles_by_kind_and_result():
         'chrek_operator_reconcile_seconds_bucket{kind="thing",le="0.025"} 2.0',
     ):
         assert line in text
+
+
+def sample(name, **labels):
+    return metrics.REGISTRY.get_sample_value(f"chrek_operator_store_{name}", labels)
+
+
+def test_what_the_store_holds():
+    metrics.stored({"a": [1, 2], "b": [4]}, quota=10, over=0)
+    metrics.stored({"a": [1]}, quota=3, over=2)
+    assert (sample("bytes", namespace="a"), sample("artifacts", namespace="a")) == (1, 1)
+    assert sample("bytes", namespace="b") is None
+    assert (sample("quota_bytes"), sample("over_quota_bytes")) == (3, 2)

@@ -5,13 +5,22 @@ import pytest
 from chrek import config
 from chrek.operator import place
 
+HASH = "5941a4cb3c363457"
+URI = "s3://minio.example.com:9000/bucket/p"
+
 
 @pytest.mark.parametrize(
-    ("namespace", "location"),
-    [("team", "/ckpt/5941a4cb3c363457"), ("other", "/ckpt/ns/other/5941a4cb3c363457")],
+    ("kind", "base"), [("pvc", "/ckpt"), ("s3", URI), ("oci", "oci://r.example.com/team")]
 )
-def test_locations(namespace, location):
-    storage = config.Storage(pvc=config.Pvc(basePath="/ckpt/"))
+@pytest.mark.parametrize(("namespace", "below"), [("team", ""), ("other", "/ns/other")])
+def test_locations(kind, base, namespace, below):
+    """What the other kinds of store have is left alone, and so is a slash at the end."""
+    storage = config.Storage(
+        type=kind,
+        pvc=config.Pvc(basePath="/ckpt/"),
+        s3=config.S3(uri=f"{URI}/", endpoint="https://elsewhere"),
+        oci=config.Oci(uri="oci://r.example.com/team/"),
+    )
     where = place.of(storage, namespace=namespace, own="team")
-    assert where.location("5941a4cb3c363457") == location
-    assert where.storage_type == "pvc"
+    assert where.location(HASH) == f"{base}{below}/{HASH}"
+    assert where.storage_type == kind

@@ -175,3 +175,32 @@ def test_the_environment_of_workers_and_of_checkpoint_jobs():
         "DYNAMO_CHECKPOINT_SIGNAL_FILE": "/chrek/ready-for-checkpoint",
     }
     assert "DYN_CHECKPOINT_HASH" not in of(source=False, digest="")
+
+
+@pytest.mark.parametrize("kind", ["s3", "oci"])
+def test_the_environment_with_a_store_on_a_server(kind):
+    """There is no path; workers get the location as well."""
+    where = place.Place(kind, f"{kind}://a/b")
+
+    def of(source, digest="5941a4cb3c363457"):
+        made = podshape.environment(where, identity_hash=digest, source=source)
+        return {variable["name"]: variable["value"] for variable in made}
+
+    told = {
+        "DYN_CHECKPOINT_STORAGE_TYPE": kind,
+        "DYN_CHECKPOINT_LOCATION": f"{kind}://a/b/5941a4cb3c363457",
+        "DYN_CHECKPOINT_HASH": "5941a4cb3c363457",
+        "DYNAMO_CHECKPOINT_STORAGE_TYPE": kind,
+        "DYNAMO_CHECKPOINT_LOCATION": f"{kind}://a/b/5941a4cb3c363457",
+        "DYNAMO_CHECKPOINT_HASH": "5941a4cb3c363457",
+    }
+    assert of(source=False) == told
+    assert of(source=True) == told | {
+        "DYN_READY_FOR_CHECKPOINT_FILE": "/chrek/ready-for-checkpoint",
+        "DYN_SNAPSHOT_CONTROL_DIR": "/chrek",
+        "DYNAMO_CHECKPOINT_SIGNAL_FILE": "/chrek/ready-for-checkpoint",
+    }
+    assert of(source=False, digest="") == {
+        "DYN_CHECKPOINT_STORAGE_TYPE": kind,
+        "DYNAMO_CHECKPOINT_STORAGE_TYPE": kind,
+    }

@@ -52,6 +52,13 @@ SUSPECT = checkpoint(phase="Failed", variants=[artifact(suspect=True)], message=
             False,
             "TooManyVariants: why",
         ),
+        (
+            checkpoint(phase="Pending", captures=[capture("Pending", A, "StoreNearlyFull")]),
+            A,
+            False,
+            "StoreNearlyFull: why",
+        ),
+        (checkpoint(phase="Pending", captures=[capture("Pending", A, "Pruned")]), A, False, ""),
     ],
 )
 def test_usable_and_failed(found, variant, usable, failed):

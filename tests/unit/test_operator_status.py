@@ -6,7 +6,7 @@ import hypothesis
 import pytest
 from hypothesis import stateful, strategies
 
-from chrek.operator import captures, conditions, status, templates
+from chrek.operator import captures, conditions, housekeeping, place, status, templates
 from fakes import captures as fakes
 
 HASH = fakes.HASH
@@ -90,6 +90,12 @@ def test_a_life():
             "steps": {"dump": 1.5},
         }
     ]
+
+
+@pytest.mark.parametrize("kind", ["s3", "oci"])
+def test_the_location_on_a_server_is_a_uri(kind):
+    made = ready(where=place.Place(kind, f"{kind}://a/b")).item["status"]
+    assert (made["storageType"], made["location"]) == (kind, f"{kind}://a/b/{HASH}")
 
 
 def test_everything_happened_while_the_operator_was_away():
@@ -483,6 +489,205 @@ def test_the_lost_artifact_of_a_worker_that_nobody_wants_is_no_phase():
     assert usable(made) == {}
 
 
+# Housekeeping: what is pruned, and whether there is room.
+
+
+def chosen(*uuids):
+    """Removals of artifacts, by UUID."""
+    found = {}
+    for uuid in uuids:
+        gone = housekeeping.Artifact("ns", HASH, "c", "v", uuid, 3 << 30, fakes.NOW)
+        found[uuid] = housekeeping.Removal(gone, housekeeping.Rule.UNUSED, "not used for weeks")
+    return found
+
+
+def users(*variants, named=None, graph=False):
+    named = graph or bool(variants) if named is None else named
+    return housekeeping.Users(frozenset(variants), named=named, graph=graph)
+
+
+def pruned(**fields):
+    cluster = ready(fakes.checkpoint(auto=True), **fields)
+    cluster.removals = chosen("u-1")
+    cluster.settle()
+    return cluster
+
+
+def test_a_pruned_artifact_is_deleted_and_says_why():
+    cluster = ready(fakes.checkpoint(auto=True))
+    cluster.removals = chosen("u-1")
+    decision = cluster.look()
+    assert [removal.artifact.uuid for removal in decision.pruned] == ["u-1"]
+    made = cluster.settle()
+    assert told(made) == ("Pending", "Pruned")
+    assert "not used for weeks; it is made again when a workload asks for it" in made["message"]
+    assert RETRY in made["message"]
+    assert made["garbage"] == [f"{A}/u-1"]
+    assert not {"variants", "size", "location", "createdAt"} & made.keys()
+    assert cluster.look().pruned == [], "it is told once"
+    assert len(cluster.created) == 1, "it is not made again at once"
+
+
+def test_a_pruned_variant_that_nobody_wants_leaves_nothing():
+    cluster = ready(wanted=[fakes.wanted("llama:2")])
+    name = entries(cluster.item["status"])[fakes.name_of("llama:2")]["jobName"]
+    cluster.capture(name, "u-2", "llama:2")
+    cluster.wanted.clear()
+    cluster.removals = chosen("u-2", "u-3")
+    made = cluster.settle()
+    assert told(made) == ("Ready", "Checkpointed")
+    assert (usable(made), made["garbage"]) == ({A: "u-1"}, [f"{fakes.name_of('llama:2')}/u-2"])
+    assert "captures" not in made
+
+
+@pytest.mark.parametrize(
+    ("found", "again"),
+    [
+        (users(), False),
+        (users(fakes.name_of("llama:9"), named=False), False),
+        (users(A), True),
+        (users(named=True), True),
+        (users(graph=True), True),
+    ],
+)
+def test_a_pruned_variant_is_made_again_when_a_workload_asks_for_it(found, again):
+    cluster = pruned()
+    cluster.users = found
+    cluster.settle()
+    assert len(cluster.created) == (2 if again else 1)
+    if not again:
+        return
+    made = cluster.item["status"]
+    assert told(made) == ("Pending", "WaitingForPod")
+    assert cluster.deleted == [PLAIN], "the old Job's result does not bring it back"
+    assert len(set(cluster.created)) == 2
+    made = cluster.capture(uuid="u-2")
+    assert told(made) == ("Ready", "Checkpointed")
+    assert usable(made) == {A: "u-2"}
+
+
+def test_a_pruned_variant_beside_another_waits_for_its_own_pods():
+    """A pod names the checkpoint, and is of the other variant."""
+    cluster = ready(fakes.checkpoint(auto=True), wanted=[fakes.wanted("llama:2")])
+    name = entries(cluster.item["status"])[fakes.name_of("llama:2")]["jobName"]
+    cluster.capture(name, "u-2", "llama:2")
+    cluster.removals, cluster.users = chosen("u-1"), users(named=True)
+    made = cluster.settle()
+    assert told(made) == ("Pending", "Pruned")
+    assert len(cluster.created) == 2
+    for found in (users(A), users(graph=True)):
+        cluster.users = found
+        assert told(cluster.look().status) == ("Pending", "WaitingForPod")
+        cluster.item = {**cluster.item, "status": made}
+
+
+def test_a_person_has_a_pruned_one_made_again():
+    cluster = pruned()
+    cluster.item["metadata"]["annotations"] = {RETRY: "now"}
+    assert told(cluster.settle()) == ("Pending", "WaitingForPod")
+    assert told(cluster.capture(uuid="u-2")) == ("Ready", "Checkpointed")
+    cluster.now += datetime.timedelta(days=1)
+    cluster.removals = chosen("u-2")
+    assert told(cluster.settle()) == ("Pending", "Pruned"), "the annotation was taken once"
+
+
+def test_a_pruned_variant_takes_no_place():
+    cluster = full()
+    cluster.wanted.append(fakes.wanted(IMAGES[4]))
+    made = cluster.settle()
+    assert entries(made)[fakes.name_of(IMAGES[4])]["reason"] == "TooManyVariants"
+    cluster.removals = chosen("u-3")
+    made = cluster.settle()
+    assert entries(made)[fakes.name_of(IMAGES[3])]["reason"] == "Pruned"
+    assert entries(made)[fakes.name_of(IMAGES[4])]["reason"] == "WaitingForPod"
+    # And waits for one, as any other, when it is asked for again.
+    cluster.users = users(fakes.name_of(IMAGES[3]))
+    made = cluster.settle()
+    assert entries(made)[fakes.name_of(IMAGES[3])]["reason"] == "TooManyVariants"
+    cluster.wanted.pop()
+    made = cluster.settle()
+    entry = entries(made)[fakes.name_of(IMAGES[3])]
+    assert entry["reason"] == "WaitingForPod"
+    assert len(set(cluster.created)) == len(cluster.created) == 6, "the old Job is not taken for it"
+
+
+def test_a_lost_artifact_is_not_pruned_too():
+    cluster = ready(fakes.checkpoint(auto=True))
+    cluster.removals = chosen("u-1")
+    made = lose(cluster, "u-1")
+    assert told(made) == ("Pending", "ArtifactMissing")
+
+
+def test_no_capture_begins_while_the_store_is_nearly_full():
+    cluster = fakes.Cluster()
+    cluster.refusal = "95 of 100"
+    made = cluster.settle()
+    assert told(made) == ("Pending", "StoreNearlyFull")
+    assert (made["message"], cluster.created) == ("95 of 100", [])
+    cluster.refusal = "97 of 100"
+    assert cluster.settle()["message"] == "97 of 100"
+    cluster.refusal = None
+    assert told(cluster.settle()) == ("Pending", "StoreNearlyFull")
+    assert cluster.look().again_seconds == status.INCOMPLETE_SECONDS
+    cluster.refusal = ""
+    assert told(cluster.settle()) == ("Pending", "WaitingForPod")
+    assert len(cluster.created) == 1
+    assert told(cluster.capture()) == ("Ready", "Checkpointed")
+
+
+def test_what_is_not_known_yet_says_nothing():
+    cluster = fakes.Cluster()
+    cluster.refusal = None
+    assert told(cluster.settle()) == ("Pending", "WaitingForPod")
+    assert cluster.created == []
+
+
+def test_a_capture_that_runs_goes_on_in_a_full_store():
+    cluster = fakes.Cluster()
+    cluster.settle()
+    cluster.refusal = "full"
+    assert told(cluster.settle()) == ("Pending", "WaitingForPod")
+    assert told(cluster.capture()) == ("Ready", "Checkpointed")
+
+
+def test_an_attempt_after_a_failed_one_waits_for_room_too():
+    cluster = fakes.Cluster()
+    cluster.settle()
+    cluster.run(phase="Failed", result=fakes.CRIU)
+    cluster.end("Failed")
+    cluster.settle()
+    cluster.refusal = "full"
+    cluster.item["spec"]["job"]["podTemplateSpec"] = fakes.template(nodeSelector={"gpu": "a"})
+    assert told(cluster.settle()) == ("Pending", "StoreNearlyFull")
+    assert len(cluster.created) == 1
+    cluster.refusal = ""
+    cluster.settle()
+    assert len(cluster.created) == 2
+
+
+def test_no_serving_pod_is_frozen_for_a_full_store():
+    cluster = from_worker()
+    cluster.refusal = "full"
+    made = serving(cluster, fakes.worker("w"))
+    assert told(made) == ("Pending", "StoreNearlyFull")
+    assert "pods" not in made["captures"][0]
+    assert told(serving(cluster, fakes.worker("w", ready=False))) == ("Pending", "WaitingForWorker")
+    cluster.refusal = ""
+    assert told(serving(cluster, fakes.worker("w"))) == ("Creating", "Capturing")
+    cluster.refusal = "full"
+    made = serving(cluster, fakes.worker("w", result=fakes.success()))
+    assert told(made) == ("Ready", "Checkpointed")
+
+
+def test_a_ready_checkpoint_stays_ready_while_another_variant_waits_for_room():
+    cluster = ready()
+    cluster.refusal = "full"
+    cluster.wanted.append(fakes.wanted("llama:2"))
+    made = cluster.settle()
+    assert told(made) == ("Ready", "Checkpointed")
+    assert entries(made)[fakes.name_of("llama:2")]["reason"] == "StoreNearlyFull"
+
+
 # Any order of events.
 
 
@@ -543,6 +748,20 @@ class Life(stateful.RuleBasedStateMachine):
             bad = fakes.worker(f"w{uuid}", reason="ArtifactMissing", uuid=uuid)
             self.cluster.workers = [bad]
 
+    @stateful.rule(last=strategies.booleans())
+    def an_artifact_is_pruned(self, last):
+        found = sorted(usable(self.cluster.item.get("status") or {}).values())
+        if found:
+            self.cluster.removals = chosen(found[-1 if last else 0])
+
+    @stateful.rule(image=strategies.sampled_from([None, "llama:1", "llama:2"]))
+    def somebody_asks_for_it(self, image):
+        self.cluster.users = users(*[fakes.name_of(image)] if image else [])
+
+    @stateful.rule(refusal=strategies.sampled_from(["", None, "it is full"]))
+    def the_store_fills_or_empties(self, refusal):
+        self.cluster.refusal = refusal
+
     @stateful.rule(seconds=strategies.sampled_from([10, 100]))
     def time_passes(self, seconds):
         self.cluster.now += datetime.timedelta(seconds=seconds)
@@ -566,6 +785,7 @@ class Life(stateful.RuleBasedStateMachine):
 
     def teardown(self):
         self.cluster.settle()
+        self.cluster.refusal, self.cluster.users = "", housekeeping.Users()
         self.cluster.now += datetime.timedelta(seconds=1000)
         made = self.cluster.settle()
         # At rest: the same world gives the same status, for every variant there is an answer.

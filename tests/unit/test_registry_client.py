@@ -1,7 +1,9 @@
 """Requests to a registry, over a real connection to a fake one."""
 
+import asyncio
 import email.utils
 import json
+import math
 import socket
 import time
 
@@ -160,14 +162,6 @@ async def test_credentials_go_to_no_odd_token_server(server, realm):
     server.image("acme/worker", "2", RUN)
     server.users, server.realm = {"me": "hunter2"}, realm
     assert "token server" in (await refused(server, ME)).message
-
-
-async def test_a_registry_with_tls_may_not_name_a_token_server_without(server):
-    server.users = {"me": "hunter2"}
-    async with connect(server, ME, plain_http=False) as made:
-        with pytest.raises(errors.RegistryError, match="is not at https:"):
-            await made._token({"realm": f"{server.url}/token"}, "acme/worker")
-    assert server.requests == []
 
 
 async def test_tls_is_spoken_unless_told_otherwise(server):
@@ -336,3 +330,107 @@ async def test_what_is_no_token(server, body):
     server.users = {"me": "hunter2"}
     server.script["/token"] = [(200, {}, body)]
     assert "the answer has no token" in (await refused(server, ME)).message
+
+
+async def test_a_read_that_breaks_off_is_done_again(server):
+    server.image("acme/worker", "2", RUN)
+    (raw,) = server.blobs.values()
+    for start in ("/v2/acme/worker/manifests/", "/v2/acme/worker/blobs/"):
+        server.script[start] = [fake.reset(raw[:5]), fake.reset()]
+    assert await config(server) == RUN
+
+
+async def test_patience_ends_with_its_attempts_or_its_time(server):
+    server.script["/v2/"] = [(503, {}, b"")] * 99
+    assert (await refused(server, patience=client.Patience(attempts=2))).status == 503
+    assert len(server.requests) == 2
+    server.script["/v2/"] = [(503, {"Retry-After": "2"}, b"")] * 99
+    await refused(server, patience=client.Patience(attempts=99, seconds=1.5))
+    assert len(server.requests) == 3
+
+
+async def test_the_same_client_with_less_patience(server):
+    server.image("acme/worker", "2", RUN)
+    server.users = {"me": "hunter2"}
+    async with connect(server, ME) as made:
+        less = made.within(client.Patience(attempts=1))
+        assert (await less.manifest(image(server))).manifest.config
+        server.script["/v2/"] = [(503, {}, b"")] * 3
+        with pytest.raises(errors.RegistryError):
+            await less.manifest(image(server))
+        assert (await made.manifest(image(server))).manifest.config
+    assert server.count("GET", "/token") == 1
+
+
+async def test_each_operation_has_its_own_patience(server):
+    server.image("acme/worker", "2", RUN)
+    async with connect(server, patience=client.Patience(attempts=2, seconds=0.2)) as made:
+        for _ in range(3):
+            server.script["/v2/"] = [(503, {}, b"")]
+            assert (await made.manifest(image(server))).manifest.config
+            await asyncio.sleep(0.1)
+
+
+async def test_waits_grow_and_are_random(monkeypatch):
+    asked, slept = [], []
+
+    def uniform(low, high):
+        asked.append((low, high))
+        return high
+
+    async def sleep(seconds):
+        slept.append(seconds)
+
+    monkeypatch.setattr(client.RANDOM, "uniform", uniform)
+    monkeypatch.setattr(client.asyncio, "sleep", sleep)
+    retries = client.Retries(client.Patience(attempts=10), math.inf)
+    failed = errors.RegistryError("x", status=429)
+    for wait in (0.0, 7.0, 0.0, 0.0, 0.0, 0.0, 0.0):
+        failed.wait = wait
+        await retries.again(failed)
+    assert asked[:3] == [(0.25, 0.5), (0.5, 1.0), (1.0, 2.0)]
+    assert slept == [0.5, 8.0, 2.0, 4.0, 8.0, 15.0, 15.0]
+    final = errors.RegistryError("x", status=404)
+    with pytest.raises(errors.RegistryError):
+        await retries.again(final)
+    await retries.again(final, also=(404,))
+    with pytest.raises(errors.RegistryError):
+        await retries.again(failed)
+
+
+async def test_another_credential_is_used_from_now_on(server):
+    server.image("acme/worker", "2", RUN)
+    server.users, server.scheme = {"me": "hunter2", "you": "hunter3"}, "basic"
+    other = keyring.Credential("s", "you", "hunter3")
+    async with connect(server, ME) as made:
+        for one in (ME, other, other):
+            made.use(one)
+            await made.manifest(image(server))
+            assert server.requests[-1].authorization == one.basic()
+        before = len(server.requests)
+        made.use(keyring.Credential("s", "you", "hunter3"))
+        await made.manifest(image(server))
+        assert len(server.requests) == before + 1, "the same proof is not asked for again"
+
+
+async def test_hints_are_of_who_asks(server):
+    err = await refused(server, hints={"MANIFEST_UNKNOWN": "look at {registry}"})
+    assert err.hint == f"look at {server.host}"
+
+
+async def test_annotations_of_a_manifest(server):
+    for found in ({"a": "b"}, None):
+        body = {"schemaVersion": 2, "annotations": found}
+        server.put("acme/worker", "2", fake.OCI_MANIFEST, body)
+        async with connect(server) as made:
+            assert (await made.manifest(image(server))).manifest.annotations == found
+
+
+async def test_queries_are_not_told(server):
+    """They may be signatures."""
+    signed = {"Location": "http://127.0.0.1:1/blob?signature=hunter2"}
+    server.script["/v2/"] = [(307, signed, b"")] * 9
+    err = await refused(server, patience=client.Patience(attempts=1))
+    assert "no answer" in err.message
+    server.script["/v2/"] = [(307, {"Location": "http://[?signature=hunter2"}, b"")]
+    assert "it redirects to 'http://[?…'" in (await refused(server)).message

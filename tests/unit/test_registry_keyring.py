@@ -127,3 +127,46 @@ def test_no_repr_shows_a_secret():
     (entry,) = entries({"x.io": {"auth": auth("me:hunter2"), "identitytoken": "hunter3"}})
     assert "hunter" not in repr(entry)
     assert "secret ns/pull" in repr(entry)
+
+
+def write(folder, auths):
+    """As the kubelet does it: another folder takes the place of the first."""
+    made = folder / f"..{len(list(folder.iterdir()))}"
+    made.mkdir()
+    (made / ".dockerconfigjson").write_text(json.dumps({"auths": auths}))
+    (folder / "..new").symlink_to(made.name)
+    (folder / "..new").rename(folder / "..data")
+    if not (folder / ".dockerconfigjson").exists():
+        (folder / ".dockerconfigjson").symlink_to("..data/.dockerconfigjson")
+
+
+def test_a_mounted_secret_is_read_again_when_it_changes(tmp_path):
+    image = reference.parse("ghcr.io/acme/x")
+    mounted = keyring.Mounted(tmp_path, source="the Secret")
+    for password in ("one", "two"):
+        write(tmp_path, {"ghcr.io/acme": {"auth": auth(f"me:{password}")}, "ghcr.io": {}})
+        for _ in range(2):
+            assert mounted.credential(image).password == password
+    assert mounted.mounted
+    assert mounted.credential(reference.parse("other.io/x")) is None
+
+
+def test_nothing_is_mounted():
+    mounted = keyring.Mounted(None, source="the Secret")
+    assert not mounted.mounted
+    assert mounted.credential(reference.parse("ghcr.io/acme/x")) is None
+
+
+def test_a_secret_of_another_type(tmp_path):
+    mounted = keyring.Mounted(tmp_path, source="the Secret of X")
+    image = reference.parse("ghcr.io/acme/x")
+    with pytest.raises(errors.ConfigError) as raised:
+        mounted.credential(image)
+    path = tmp_path / ".dockerconfigjson"
+    assert raised.value.message == f"the Secret of X: {path}: No such file or directory"
+    assert "kubernetes.io/dockerconfigjson" in raised.value.hint
+    path.write_text("hunter2")
+    for _ in range(2):
+        with pytest.raises(errors.ConfigError, match="the Secret of X: it is not") as raised:
+            mounted.credential(image)
+        assert "hunter2" not in str(raised.value)

@@ -191,3 +191,50 @@ def test_sync_forgives_what_cannot_be_synced_only(tmp_path):
     stores.sync(tmp_path)
     with pytest.raises(FileNotFoundError):
         stores.sync(tmp_path / "absent")
+
+
+def test_artifacts_are_listed_and_nothing_else(store, tmp_path):
+    made = []
+    for identity_hash, variant in ((HASH, "bbbb"), (HASH, "aaaa"), ("f" * 16, "aaaa")):
+        stage = store.stage(identity_hash, variant)
+        store.commit(stage, described(stage, identityHash=identity_hash, variant=variant))
+        made.append((identity_hash, variant, stage.uuid))
+    store.stage(HASH, "aaaa")
+    other = stores.Store(tmp_path / "checkpoints", "team-a")
+    root = tmp_path / "checkpoints"
+    for name in (f"{HASH}/aaaa/a-file", "lost+found", "0123456789ABCDEF"):
+        (root / name).mkdir()
+        (root / name / manifest.NAME).touch()
+    (root / HASH / "cccc").touch()
+    elsewhere = tmp_path / "elsewhere/aaaa/abc"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / manifest.NAME).touch()
+    (root / ("e" * 16)).symlink_to(tmp_path / "elsewhere")
+    (root / HASH / "dddd").symlink_to(tmp_path / "elsewhere/aaaa")
+    assert store.artifacts() == sorted(made)
+    assert store.artifacts(HASH) == sorted(made)[:2]
+    assert store.artifacts("e" * 16) == []
+    assert other.artifacts() == []
+    store.delete("f" * 16, stage_seconds=0)
+    assert store.artifacts() == sorted(made)[:2]
+
+
+def test_a_store_that_is_not_there_lists_nothing_and_says_so(tmp_path):
+    with pytest.raises(errors.StoreError, match="absent: No such file"):
+        stores.Store(tmp_path / "absent").artifacts()
+    with pytest.raises(errors.InputError, match="is not a name in the store"):
+        stores.Store(tmp_path).artifacts("../x")
+
+
+def test_the_digest_of_what_is_there(store):
+    stage = store.stage(HASH, "aaaa")
+    with pytest.raises(errors.ArtifactError) as caught:
+        store.stored_digest(HASH, "aaaa", stage.uuid)
+    assert caught.value.reason == names.Reason.ARTIFACT_MISSING
+    digest = store.commit(stage, described(stage))
+    assert store.stored_digest(HASH, "aaaa", stage.uuid) == digest
+    assert store.open(HASH, "aaaa", stage.uuid, digest).text == manifest.encode(described(stage))
+    again = stores.Store(store.base, "other").stage(HASH, "aaaa", stage.uuid)
+    text = manifest.encode(described(stage)) + b"\n"
+    assert stores.Store(store.base, "other").commit_text(again, text) == manifest.digest(text)
+    assert (again.path / manifest.NAME).read_bytes() == text

@@ -10,11 +10,29 @@
     },
     "s3": {
       "uri": "",
-      "credentialsSecretRef": ""
+      "endpoint": "",
+      "region": "",
+      "credentialsSecretRef": "",
+      "caBundle": "",
+      "plainHttp": false
     },
     "oci": {
       "uri": "",
-      "credentialsSecretRef": ""
+      "credentialsSecretRef": "",
+      "caBundle": "",
+      "plainHttp": false
+    },
+    "cache": {
+      "hostPath": "/var/lib/chrek/cache",
+      "size": "100Gi"
+    },
+    "encryption": {
+      "keySecretRef": ""
+    },
+    "housekeeping": {
+      "maxBytes": "",
+      "unusedFor": "",
+      "nearlyFullPercent": 90
     },
     "signalHostPath": "/var/lib/chrek/signals"
   },

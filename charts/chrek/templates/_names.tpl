@@ -75,8 +75,9 @@
 {{- end -}}
 
 {{- define "chrek.makesClaim" -}}
+{{- $storage := (include "chrek.checkpoint" . | fromJson).storage -}}
 {{- $own := eq (include "chrek.claimName" .) .Values.storage.pvc.name -}}
-{{- if and .Values.storage.pvc.create (not .Values.storage.pvc.existingClaim) $own -}}true{{- end -}}
+{{- if and (eq $storage.type "pvc") .Values.storage.pvc.create (not .Values.storage.pvc.existingClaim) $own -}}true{{- end -}}
 {{- end -}}
 
 {{/* Where `helm test` makes its pods: the release's namespace if it is served, else the first one. */}}

@@ -39,13 +39,10 @@
 {{- with $image.digest -}}@{{ . }}{{- end -}}
 {{- end -}}
 
-{{/* The `storage` section of both configuration files. */}}
-{{- define "chrek.config.storage" -}}
-{{- $storage := (include "chrek.checkpoint" . | fromJson).storage -}}
-type: {{ $storage.type }}
-pvc:
-  pvcName: {{ include "chrek.claimName" . }}
-  basePath: {{ $storage.pvc.basePath }}
+{{/* The seconds that a time such as 30d stands for; 0 for an empty one. Call with the text. */}}
+{{- define "chrek.seconds" -}}
+{{- $factors := dict "" 1 "s" 1 "m" 60 "h" 3600 "d" 86400 -}}
+{{- mul (regexFind "^[0-9]+" . | int64) (get $factors (regexFind "[a-z]$" .)) -}}
 {{- end -}}
 
 {{- define "chrek.agent.config" -}}
@@ -55,7 +52,7 @@ kind: AgentConfig
 release: {{ include "chrek.release" . }}
 watchNamespaces: {{ include "chrek.watchNamespaces" . }}
 storage:
-  {{- include "chrek.config.storage" . | nindent 2 }}
+  {{- include "chrek.store.agentConfig" . | nindent 2 }}
 signalHostPath: {{ $checkpoint.storage.signalHostPath }}
 kubeletRoot: {{ .Values.agent.kubeletRoot }}
 stagingPath: /run/chrek
@@ -73,6 +70,7 @@ logLevel: {{ .Values.agent.logLevel }}
 
 {{- define "chrek.operator.config" -}}
 {{- $operator := index .Values "dynamo-operator" -}}
+{{- $storage := (include "chrek.checkpoint" . | fromJson).storage -}}
 apiVersion: chrek.nvidia.com/v1alpha1
 kind: OperatorConfig
 release: {{ include "chrek.release" . }}
@@ -80,13 +78,17 @@ watchNamespaces: {{ include "chrek.watchNamespaces" . }}
 initImage: {{ include "chrek.image" (list . .Values.initImage) }}
 initImagePullPolicy: {{ .Values.initImage.pullPolicy }}
 storage:
-  {{- include "chrek.config.storage" . | nindent 2 }}
+  {{- include "chrek.store.operatorConfig" . | nindent 2 }}
 leaseName: {{ include "chrek.operator.name" . }}
 webhookName: {{ include "chrek.webhook.configurationName" . }}
 webhookServiceName: {{ include "chrek.webhook.serviceName" . }}
 certificateSecretName: {{ include "chrek.webhook.secretName" . }}
 agentServiceAccountName: {{ include "chrek.agent.name" . }}
 deletionJobPath: /etc/chrek/deletion-job.yaml
+housekeeping:
+  maxBytes: {{ include "chrek.bytes" $storage.housekeeping.maxBytes }}
+  unusedSeconds: {{ include "chrek.seconds" $storage.housekeeping.unusedFor }}
+  nearlyFullPercent: {{ $storage.housekeeping.nearlyFullPercent | int }}
 imageLookup:
   enabled: {{ $operator.imageLookup.enabled }}
   pullSecretNames: {{ $operator.imageLookup.pullSecretNames | toJson }}

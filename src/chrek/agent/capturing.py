@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import pathlib
 from collections.abc import Callable, Mapping
 from concurrent import futures
 
 from chrek import checkpoint, config, eligibility, errors, log, names, peer, procfs
-from chrek import store as stores
+from chrek import storage as storages
 from chrek.agent import calls, connection, journal, metrics, objects, report
 from chrek.agent import slots as slots_module
 
@@ -32,24 +31,19 @@ class Capturing:
         self,
         settings: config.AgentConfig,
         node: str,
-        own_namespace: str,
+        storage: storages.Storage,
         reporter: report.Reporter,
         slots: slots_module.Slots,
         results: journal.Results,
     ) -> None:
         self._settings = settings
         self._node = node
-        self._own_namespace = own_namespace
+        self._storage = storage
         self._reporter = reporter
         self._slots = slots
         self._results = results
         self.recovered = {uid for uid, _ in results.items()}
         """Pods that the agent before this one captured, and did not tell the API of."""
-
-    def _store(self, pod: objects.Pod) -> stores.Store:
-        own = pod.namespace == self._own_namespace
-        base = pathlib.Path(self._settings.storage.pvc.basePath)
-        return stores.Store(base, "" if own else pod.namespace)
 
     def request(
         self,
@@ -147,7 +141,7 @@ class Capturing:
                 raise GoneError
             return await asyncio.to_thread(
                 checkpoint.capture,
-                *(request, self._store(pod), logger),
+                *(request, self._storage.of(pod.namespace), logger),
                 on_committed=committed,
                 on_resumed=resumed,
             )
@@ -243,7 +237,7 @@ class Capturing:
             "uuid": described.uuid,
             "variant": described.variant,
             "digest": done.digest,
-            "location": self._store(pod).location(described.identityHash),
+            "location": self._storage.of(pod.namespace).location(described.identityHash),
             "bytes": described.bytes,
             "node": self._node,
             "image": described.source.image,

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from chrek import compatibility, errors, facts, manifest, names
+from chrek import compatibility, errors, facts, manifest, names, storage
 from chrek import store as stores
 from chrek.agent import objects
 
@@ -117,7 +117,7 @@ def _difference(ready: objects.Checkpoint, found: Found, pod: objects.Pod) -> st
 
 
 def artifact(
-    store: stores.Store,
+    store: storage.AnyStore,
     checkpoint: objects.Checkpoint,
     variant: objects.Variant,
     pod: objects.Pod,

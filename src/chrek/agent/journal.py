@@ -69,7 +69,7 @@ class Records(Generic[Kind]):
         for file in self._path.glob("*.json"):
             try:
                 self._records[file.stem] = msgspec.json.decode(file.read_bytes(), type=kind)
-            except (OSError, msgspec.DecodeError) as err:
+            except (OSError, UnicodeDecodeError, msgspec.DecodeError) as err:
                 LOG.warning("journal entry dropped", file=file.name, error=str(err))
                 with contextlib.suppress(OSError):
                     file.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import signal
 import socket
 
 from chrek import config, errors, log, peer
-from chrek import store as stores
+from chrek import storage as storages
 from chrek.agent import (
     calls,
     captures,
@@ -22,6 +22,7 @@ from chrek.agent import (
     journal,
     metrics,
     objects,
+    prewarm,
     probation,
     readers,
     report,
@@ -34,6 +35,7 @@ from chrek.kube import api
 LOG = log.get(__name__)
 HELLO_SECONDS = 5.0
 SWEEP_SECONDS = 3600.0
+CHECK_SECONDS = 30.0
 
 
 def run(config_path: pathlib.Path) -> int:
@@ -67,8 +69,13 @@ class Agent:
         self._reporter = report.Reporter(self._client, node)
         slots = slots_module.Slots(settings.maxConcurrentOperations)
         self._slots = slots
+        self._storage = storages.Storage(
+            settings.storage, namespace, transfer_seconds=settings.dumpTimeoutSeconds
+        )
+        self._prewarm = prewarm.Prewarm(self._storage, self._checkpoints)
+        self._store_problem = "the store has not been looked at yet"
         self._capturing = capturing.Capturing(
-            settings, node, namespace, self._reporter, slots, journal.Results(signals)
+            settings, node, self._storage, self._reporter, slots, journal.Results(signals)
         )
         self._captures = captures.Captures(settings, self._capturing)
         self._probation = probation.Probation(self._reporter, self._journal, look=self._look)
@@ -81,7 +88,7 @@ class Agent:
         )
         self._starts = starts.Starts(
             settings,
-            namespace,
+            self._storage,
             reporter=self._reporter,
             records=self._journal,
             slots=slots,
@@ -125,6 +132,8 @@ class Agent:
         tasks += [asyncio.create_task(informer.run()) for informer in self._pod_informers]
         refusing = self._captures.refuse_others(self._pods, self._checkpoints)
         upkeep = [asyncio.create_task(self._prune_journal()), asyncio.create_task(self._sweep())]
+        upkeep.append(asyncio.create_task(self._watch_store()))
+        upkeep.append(asyncio.create_task(self._prewarm.run()))
         upkeep.append(asyncio.create_task(refusing))
         upkeep.append(asyncio.create_task(self._capturing.tell_recovered()))
         LOG.info("agent started", node=self._node, namespaces=self._settings.watchNamespaces)
@@ -140,6 +149,7 @@ class Agent:
             task.cancel()
         await runner.cleanup()
         await self._client.close()
+        await asyncio.to_thread(self._storage.close)
 
     def problems(self) -> list[str]:
         """What keeps this agent from restoring or capturing."""
@@ -148,10 +158,25 @@ class Agent:
         synced += [informer.synced for informer in self._checkpoint_informers]
         if not all(event.is_set() for event in synced):
             found.append("the API server has not answered yet")
-        base = pathlib.Path(self._settings.storage.pvc.basePath)
-        if not os.access(base, os.W_OK):
-            found.append(f"{base} cannot be written")
+        if self._store_problem:
+            found.append(self._store_problem)
         return found
+
+    async def _watch_store(self) -> None:
+        while True:
+            await self.check_store()
+            await asyncio.sleep(CHECK_SECONDS)
+
+    async def check_store(self) -> None:
+        """See whether the store can be used; `problems` tells."""
+        problem = ""
+        try:
+            await asyncio.to_thread(self._storage.check)
+        except errors.ChrekError as err:
+            problem = str(err)
+            if problem != self._store_problem:
+                LOG.error("the store cannot be used", reason=err.reason, error=problem)
+        self._store_problem = problem
 
     def _pod_changed(
         self, _key: str, pod: objects.Pod | None, previous: objects.Pod | None
@@ -182,11 +207,10 @@ class Agent:
 
     async def _sweep(self) -> None:
         """Remove what interrupted dumps left in the store, now and every hour."""
-        base = pathlib.Path(self._settings.storage.pvc.basePath)
         age = 2.0 * self._settings.dumpTimeoutSeconds
         while True:
             for name in self._settings.watchNamespaces:
-                store = stores.Store(base, "" if name == self._namespace else name)
+                store = self._storage.of(name)
                 removed = await asyncio.to_thread(store.sweep, older_than_seconds=age)
                 if removed:
                     LOG.info("abandoned stages removed", namespace=name, count=removed)

@@ -99,6 +99,7 @@ class Checkpoint(msgspec.Struct, frozen=True, kw_only=True):
     wake: dict[str, Any] | None = None
     deleting: bool = False
     secrets_acknowledged: bool = False
+    prewarm: bool = False
     reason: str = ""
     """Of the condition Ready, as is the message."""
     message: str = ""
@@ -216,6 +217,7 @@ def checkpoint(item: Mapping[str, Any]) -> Checkpoint:
         wake=spec.get("wake"),
         deleting=bool(metadata.get("deletionTimestamp")),
         secrets_acknowledged=eligibility.acknowledged(metadata),
+        prewarm=(metadata.get("annotations") or {}).get(names.ANNOTATION_PREWARM) == "true",
         reason=ready.get("reason", ""),
         message=ready.get("message", ""),
     )

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 import msgspec
 
 from chrek import config, context, dynamo, errors, log, names, peer, procfs, restore
+from chrek import storage as storages
 from chrek import store as stores
 from chrek.agent import (
     connection,
@@ -77,7 +78,7 @@ class Starts:
     def __init__(
         self,
         settings: config.AgentConfig,
-        own_namespace: str,
+        storage: storages.Storage,
         *,
         reporter: report.Reporter,
         records: journal.Journal,
@@ -88,7 +89,7 @@ class Starts:
         call: Call,
     ) -> None:
         self._settings = settings
-        self._own_namespace = own_namespace
+        self._storage = storage
         self._reporter = reporter
         self._journal = records
         self._slots = slots
@@ -189,10 +190,7 @@ class Starts:
                 uuid=variant.uuid,
                 variant=variant.name,
             )
-        store = stores.Store(
-            pathlib.Path(self._settings.storage.pvc.basePath),
-            "" if pod.namespace == self._own_namespace else pod.namespace,
-        )
+        store = self._storage.of(pod.namespace)
         artifact = await asyncio.to_thread(
             decision.artifact,
             *(store, checkpoint, variant, pod),
@@ -207,7 +205,7 @@ class Starts:
             container=caller.container_id,
         )
         self._record(pod, record)
-        return _Plan(artifact=artifact, record=record, wake=found.wake)
+        return _Plan(store=store, artifact=artifact, record=record, wake=found.wake)
 
     async def _restore(
         self,
@@ -299,19 +297,29 @@ class Starts:
             steps.append(name)
             if name == "criu":
                 # What came before it was the agent's own preparation.
-                asyncio.run_coroutine_threadsafe(_of(marked), loop).result()
+                asyncio.run_coroutine_threadsafe(asyncio.wait_for(marked, None), loop).result()
 
-        return await asyncio.to_thread(
-            restore.restore,
-            plan.artifact,
-            caller.pid,
-            pathlib.Path(self._settings.stagingPath) / caller.container_id,
-            logger,
-            volumes={v.path: v.exclusive for v in pod.volumes},
-            pod=context.Pod(namespace=pod.namespace, name=pod.name, uid=pod.uid),
-            timeout_seconds=self._settings.restoreTimeoutSeconds,
-            progress=progress,
-        )
+        def work() -> restore.Restored:
+            progress("fetch")
+            begin = time.monotonic()
+            with plan.store.fetched(plan.artifact) as artifact:
+                fetched = round(time.monotonic() - begin, 6)
+                done = restore.restore(
+                    artifact,
+                    caller.pid,
+                    pathlib.Path(self._settings.stagingPath) / caller.container_id,
+                    logger,
+                    volumes={v.path: v.exclusive for v in pod.volumes},
+                    pod=context.Pod(namespace=pod.namespace, name=pod.name, uid=pod.uid),
+                    timeout_seconds=self._settings.restoreTimeoutSeconds,
+                    progress=progress,
+                )
+            return restore.Restored(
+                seconds={"fetch": fetched, **done.seconds},
+                total_seconds=round(fetched + done.total_seconds, 6),
+            )
+
+        return await asyncio.to_thread(work)
 
     async def _wake(self, action: Mapping[str, Any], caller: peer.Peer, pod: objects.Pod) -> None:
         # The kubelet tells the API server of an address later than the container has it.
@@ -357,6 +365,7 @@ class Starts:
 class _Plan:
     """A restore that is to be made."""
 
+    store: storages.AnyStore
     artifact: stores.Artifact
     record: journal.Record
     wake: Mapping[str, Any] | None
@@ -369,10 +378,6 @@ def _from_worker(pod: objects.Pod, checkpoints: list[objects.Checkpoint]) -> boo
     except decision.Cold:
         source = pod.capture_source
     return source == names.CaptureSource.WORKER
-
-
-async def _of(task: asyncio.Task[None]) -> None:
-    await task
 
 
 async def _heartbeat(conn: connection.Connection, steps: list[str], seconds: float) -> None:

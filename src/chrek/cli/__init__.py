@@ -19,7 +19,10 @@ from chrek import errors
 _COMMANDS = {
     "agent": "Serve this node: capture and restore its pods (runs in the DaemonSet).",
     "checkpoint": "Make a checkpoint of a workload that runs: its own pods are what is captured.",
+    "copy": "Copy checkpoints from one store into another.",
+    "export": "Write a checkpoint into a tar file.",
     "hash": "Print the identity hash of checkpoints and deployments in YAML files.",
+    "import": "Take a checkpoint out of a file of `chrek export` into a store.",
     "operator": "Reconcile checkpoints and inject pods (runs in the Deployment).",
     "prune": "Delete artifacts that no pod is being restored from (runs in a Job).",
 }

@@ -25,6 +25,8 @@ MAGICS = {
     "files": 0x56303138,
     "tcp": 0x51465506,
     "remap": 0x59133954,
+    "pagemap": 0x56084025,
+    "mm": 0x57492820,
 }
 MAX_BYTES = 256 << 20
 """No image that is decoded here comes near this; pages are never decoded."""

@@ -2,7 +2,7 @@
 
 The operator is stopped first, so that it puts nothing back. Then the finalizer goes from every
 DynamoCheckpoint, so that these and their namespaces can be deleted later on; captures and deletions
-under way end. DynamoCheckpoints, and the claim with the artifacts, stay: an installation finds them
+under way end. DynamoCheckpoints, and the store with the artifacts, stay: an installation finds them
 again. Idempotent; every wait is bounded.
 """
 
@@ -149,16 +149,26 @@ def own_objects(cluster: workstation.Cluster, config: settings.HooksConfig) -> r
 
 def told(config: settings.HooksConfig, kept: Mapping[str, int]) -> report.Outcome:
     """What stays, and how to remove it."""
-    claim = config.claim.name
-    text = f"{sum(kept.values())} DynamoCheckpoints, artifacts in claim {config.namespace}/{claim}"
+    where, last = _store(config)
+    text = f"{sum(kept.values())} DynamoCheckpoints, artifacts in {where}"
     commands = [
         f"kubectl delete {names.CHECKPOINT_PLURAL} --all -n {namespace}"
         for namespace, count in kept.items()
         if count
     ]
-    commands.append(f"kubectl delete pvc {claim} -n {config.namespace}")
+    commands.append(last)
     hint = f"they are found again by the next installation; to remove them: {'; '.join(commands)}"
     return report.Outcome("kept", report.Status.OK, text, hint)
+
+
+def _store(config: settings.HooksConfig) -> tuple[str, str]:
+    """Where artifacts are, and how to remove them all."""
+    store = config.store
+    if isinstance(store, settings.Server):
+        below = f"what is below {store.uri}, with a client of that server"
+        return store.uri, f"{below}; the directory {store.cachePath} of each node"
+    where = f"claim {config.namespace}/{store.name}"
+    return where, f"kubectl delete pvc {store.name} -n {config.namespace}"
 
 
 def _take_off(cluster: workstation.Cluster, path: str, item: Object) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from chrek.hooks import cluster_checks, program, report, settings, storage_checks
+from chrek.hooks import cluster_checks, program, report, server_checks, settings, storage_checks
 from chrek.kube import workstation
 
 Check = Callable[[workstation.Cluster, settings.HooksConfig], report.Outcome]
@@ -17,14 +17,23 @@ CHECKS: tuple[Check, ...] = (
     cluster_checks.namespaces,
     cluster_checks.crds,
     cluster_checks.identities,
-    storage_checks.storage,
 )
 
 
 def check(context: program.Context) -> Sequence[report.Outcome]:
     """Run every check."""
     outcomes = [found(context.cluster, context.config) for found in CHECKS]
-    return [*outcomes, *pod_outcome(context)]
+    return [*outcomes, *storage_outcomes(context), *pod_outcome(context)]
+
+
+def storage_outcomes(context: program.Context) -> Sequence[report.Outcome]:
+    """Whether there can be a store; nothing when it is on a server and no agent will ask it."""
+    cluster, config = context.cluster, context.config
+    if isinstance(config.store, settings.Claim):
+        return [storage_checks.storage(cluster, config.store, namespace=config.namespace)]
+    if config.agentName:
+        return server_checks.storage(cluster, config.store, namespace=config.namespace)
+    return []
 
 
 def pod_outcome(context: program.Context) -> Sequence[report.Outcome]:

@@ -22,6 +22,7 @@ def check_and_apply(context: program.Context) -> Sequence[report.Outcome]:
     """Run every check and, when none fails, apply the CRDs."""
     checks = [check for check in pre_install.CHECKS if check is not cluster_checks.crds]
     outcomes = [check(context.cluster, context.config) for check in checks]
+    outcomes += pre_install.storage_outcomes(context)
     outcomes += pre_install.pod_outcome(context)
     if report.failures(outcomes):
         return outcomes

@@ -11,8 +11,15 @@ import yaml
 from chrek import errors
 
 
-class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The volume claim of the store."""
+class Claim(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="Claim",
+):
+    """The volume claim of a store on a volume."""
 
     name: str
     create: bool
@@ -21,6 +28,29 @@ class Claim(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Empty means the cluster's default class."""
     accessModes: list[str]
     size: str
+
+
+class Server(
+    msgspec.Struct,
+    frozen=True,
+    kw_only=True,
+    forbid_unknown_fields=True,
+    tag_field="kind",
+    tag="Server",
+):
+    """The server of a store in a bucket or a registry, and what opens it."""
+
+    type: Literal["s3", "oci"]
+    uri: str
+    endpoint: str
+    """Of S3, as in the values; may be empty."""
+    plainHttp: bool
+    credentialsSecret: str
+    """In the release's namespace, as the next two; empty when the values name none."""
+    caConfigMap: str
+    keySecret: str
+    cachePath: str
+    """Directory of the nodes with copies of artifacts."""
 
 
 class HooksConfig(
@@ -40,7 +70,7 @@ class HooksConfig(
     namespace: str
     watchNamespaces: list[str]
     crds: list[str]
-    claim: Claim
+    store: Claim | Server
     agentName: str
     """Name of the DaemonSet; empty when the release has none."""
     agentLabels: dict[str, str]

@@ -50,17 +50,18 @@ SHARED_PROVISIONERS = frozenset(
 """Provisioners of file systems that many nodes mount. Source: as above."""
 
 
-def storage(cluster: workstation.Cluster, config: settings.HooksConfig) -> report.Outcome:
+def storage(
+    cluster: workstation.Cluster, wanted: settings.Claim, *, namespace: str
+) -> report.Outcome:
     """The claim exists and fits, or a StorageClass can provide it."""
-    wanted = config.claim
-    path = workstation.path("v1", "persistentvolumeclaims", config.namespace, wanted.name)
+    path = workstation.path("v1", "persistentvolumeclaims", namespace, wanted.name)
     claim = cluster.get(path)
     if claim is not None:
         return _existing(claim, wanted)
     if not wanted.create:
         return report.failed(
             "storage",
-            f"claim {config.namespace}/{wanted.name}: not found",
+            f"claim {namespace}/{wanted.name}: not found",
             f"create it, or have it made: storage.pvc.create=true, storage.pvc.name={wanted.name} "
             "and no storage.pvc.existingClaim",
         )

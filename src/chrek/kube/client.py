@@ -389,7 +389,7 @@ def _socket(info: aiohttp.AddrInfoType) -> socket.socket:
 def _refused(method: str, path: str, status: int, raw: bytes) -> errors.ApiError:
     try:
         message = msgspec.json.decode(raw).get("message", "")
-    except (msgspec.DecodeError, AttributeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, AttributeError):
         message = raw[:256].decode(errors="replace").strip()
     return errors.ApiError(f"{method} {path}: {status}: {message}", status=status)
 

@@ -20,7 +20,10 @@ from chrek.operator import (
     conditions,
     deletion,
     finalization,
+    housekeeper,
     jobs,
+    metrics,
+    news,
     place,
     platform,
     pods,
@@ -32,7 +35,6 @@ from chrek.operator import (
 )
 
 LOG = log.get(__name__)
-COMPONENT = "chrek-operator"
 GONE_SECONDS = 1.0
 LOOK_UP_SECONDS = 300.0
 TAKEN_SECONDS = 10.0
@@ -54,6 +56,7 @@ class Checkpoints:
         images: commands.Commands,
         deletions: deletion.Deletions,
         owners: platform.Detector,
+        keeper: housekeeper.Housekeeper,
         own: str,
         instance: str,
         clock: Callable[[], datetime.datetime] = lambda: datetime.datetime.now(datetime.UTC),
@@ -65,8 +68,9 @@ class Checkpoints:
         self._images = images
         self._deletions = deletions
         self._platform = owners
+        self._keeper = keeper
         self._own = own
-        self._instance = instance
+        self._news = news.News(client, instance)
         self._clock = clock
         self._finalization = finalization.Finalization(client, cache, deletions)
         self._told: dict[str, str] = {}
@@ -127,9 +131,15 @@ class Checkpoints:
             where=place.of(self._settings.storage, namespace=namespace, own=self._own),
             now=now,
             complete=self._templates.complete(k for k in self._cache.graphs if k[0] == namespace),
+            room=lambda: self._keeper.room(namespace, known.hash()),
+            removals=self._keeper.removals(namespace, known.hash()),
+            users=self._keeper.users(namespace, known.hash()),
         )
         decision = status.following(inherited(found), known, world)
         if await self._write(found, decision.status):
+            for removal in decision.pruned:
+                metrics.PRUNED.labels(removal.rule).inc()
+                await self._news.pruned(found, removal)
             return decision.again_seconds
         seconds = [decision.again_seconds]
         for action, variant in decision.actions:
@@ -326,7 +336,7 @@ class Checkpoints:
         uid = found["metadata"]["uid"]
         if outcome.state == "failed" and self._told.get(uid) != outcome.message:
             self._told[uid] = outcome.message
-            await self._post(
+            await self._news.post(
                 found,
                 type_="Warning",
                 reason=names.Reason.DELETION_FAILED,
@@ -342,54 +352,8 @@ class Checkpoints:
         if not patch:
             return False
         if await writes.status(self._client, names.CHECKPOINT_PLURAL, checkpoint, patch):
-            await self._tell(checkpoint, old, new)
+            await self._news.moved(checkpoint, old, new)
         return True
-
-    async def _tell(self, checkpoint: Object, old: Object, new: Object) -> None:
-        if new.get("message") == old.get("message") and new.get("phase") == old.get("phase"):
-            return
-        ready = conditions.get(new, names.CONDITION_READY) or {}
-        metadata = checkpoint["metadata"]
-        LOG.info(
-            "checkpoint moved",
-            checkpoint=metadata["name"],
-            namespace=metadata["namespace"],
-            phase=new.get("phase"),
-            reason=ready.get("reason"),
-            detail=new.get("message"),
-        )
-        before = conditions.get(old, names.CONDITION_READY) or {}
-        if (old.get("phase"), before.get("reason")) == (new.get("phase"), ready.get("reason")):
-            # The scheduler words its refusal anew with each node that comes or goes.
-            return
-        if ready.get("reason") in _ORDINARY and before.get("reason") in (None, *_ORDINARY):
-            return  # Every checkpoint begins so, and its pod has Events of its own.
-        bad = new.get("phase") == names.Phase.FAILED or " failed: " in new.get("message", "")
-        await self._post(
-            checkpoint,
-            type_="Warning" if bad else "Normal",
-            reason=ready.get("reason", "Changed"),
-            note=f"{new.get('phase')}: {new.get('message', '')}",
-            action=f"Phase{new.get('phase')}",
-        )
-
-    async def _post(
-        self, checkpoint: Object, *, type_: str, reason: str, note: str, action: str
-    ) -> None:
-        kind = {"apiVersion": names.API_VERSION, "kind": names.CHECKPOINT_KIND}
-        await api.post_event(
-            self._client,
-            regarding=api.reference({**kind, "metadata": checkpoint["metadata"]}),
-            type_=type_,
-            reason=reason,
-            note=note,
-            component=COMPONENT,
-            instance=self._instance,
-            action=action,
-        )
-
-
-_ORDINARY = (names.Reason.WAITING_FOR_POD, names.Reason.CAPTURING)
 
 
 def inherited(checkpoint: Object) -> Object:

@@ -14,7 +14,7 @@ from typing import Any
 from chrek import errors, identity, names, state
 from chrek.kube import api
 from chrek.operator import cache as cache_module
-from chrek.operator import pods, queue, workloads
+from chrek.operator import housekeeping, pods, queue, workloads
 
 Object = dict[str, Any]
 Key = tuple[str, str]
@@ -23,6 +23,7 @@ CHECKPOINT = "checkpoint"
 GRAPH = "graph"
 SKIPPED_POD = "skipped pod"
 ADOPTION = "pods without a checkpoint"
+HOUSEKEEPING = queue.Key("housekeeping", "", "")
 
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
 _OF_JOBS = (
@@ -44,7 +45,7 @@ class Changes:
         """Whether what is new now came while this operator was there to see it."""
 
     def checkpoint(self, key: Key, now: Object | None, before: Object | None) -> None:
-        """Wakes it, those of its identity, and the graphs that refer to it."""
+        """Wakes it, those of its identity, the graphs that refer to it, and housekeeping."""
         namespace, name = key
         digest = _digest(now or before or {})
         self._cache.checkpoints.put(key, [name] if now else [], now)
@@ -54,6 +55,8 @@ class Changes:
             wake_checkpoints(self._cache, self._work, namespace, reference)
             for graph in cache_module.many(self._cache.graphs_by_reference, namespace, reference):
                 self._work.add(queue.Key(GRAPH, namespace, graph))
+        if housekeeping.occupied(now) != housekeeping.occupied(before):
+            self._work.add(HOUSEKEEPING)
 
     def job(self, key: Key, now: Object | None, before: Object | None) -> None:
         """Wakes its checkpoint."""
@@ -85,12 +88,14 @@ class Changes:
             self._work.add(queue.Key(GRAPH, namespace, pod.graph))
 
     def graph(self, key: Key, now: Object | None, before: Object | None) -> None:
-        """Wakes it."""
+        """Wakes it, and the checkpoints that it refers to: what was pruned may be wanted again."""
         namespace, name = key
         self._cache.graphs.put(key, [name] if now else [], now)
-        references = workloads.references(now) if now else ()
+        references = workloads.references(now) if now else set()
         self._cache.graphs_by_reference.put(key, references, name)
         self._work.add(queue.Key(GRAPH, namespace, name))
+        for reference in references - (workloads.references(before) if before else set()):
+            wake_checkpoints(self._cache, self._work, namespace, reference)
 
     def deployment(self, key: Key, now: Object | None, before: Object | None) -> None:
         """Wakes its graph."""

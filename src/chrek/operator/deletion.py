@@ -100,12 +100,20 @@ class Deletions:
             if err.status == 409:
                 return Outcome("running", f"Job {self._own}/{name} exists already")
             if err.status == 403 and "being terminated" in err.message:
-                return Outcome("done", f"namespace {self._own} is being deleted, with the volume")
+                return Outcome("done", f"namespace {self._own} is being deleted, {self._fate()}")
             if err.status in (400, 403, 404, 422):
                 return Outcome("failed", err.message)
             raise
         LOG.info("deletion started", job=name, checkpoint_namespace=namespace, paths=list(paths))
         return Outcome("running", f"Job {self._own}/{name} was created")
+
+    def _fate(self) -> str:
+        """What becomes of artifacts when the release's namespace is deleted."""
+        storage = self._settings.storage
+        if storage.type == "pvc":
+            return "with the volume"
+        uri = storage.s3.uri if storage.type == "s3" else storage.oci.uri
+        return f"and the files stay in {uri}"
 
     def _job(self, name: str, namespace: str, paths: Sequence[str]) -> Object:
         # Read each time: the chart's new one counts without a restart.

@@ -26,8 +26,10 @@ from chrek.operator import (
     deletion,
     graphs,
     health,
+    housekeeper,
     leader,
     metrics,
+    news,
     platform,
     queue,
     templates,
@@ -157,6 +159,7 @@ class Operator:
         async def reconcile() -> None:
             # Nothing is decided on half of the cluster.
             await follower.synced()
+            work.add(controllers.HOUSEKEEPING)
             await work.run()
 
         await asyncio.gather(self._keep(), follower.run(), reconcile())
@@ -178,11 +181,15 @@ class Operator:
         def wake(namespace: str, digest: str) -> None:
             controllers.wake_checkpoints(known, work, namespace, digest)
 
+        keeper = housekeeper.Housekeeper(
+            known, self._settings, wanted=wanted, owners=self._owners, wake=wake
+        )
         found = checkpoints.Checkpoints(
             self._client,
             known,
             self._settings,
             deletions=deletion.Deletions(self._client, self._settings, own=self._namespace),
+            keeper=keeper,
             own=self._namespace,
             **shared,
         )
@@ -192,6 +199,7 @@ class Operator:
             controllers.CHECKPOINT: found.reconcile,
             controllers.GRAPH: made.reconcile,
             controllers.ADOPTION: adopted.reconcile,
+            controllers.HOUSEKEEPING.kind: keeper.reconcile,
             controllers.SKIPPED_POD: self._tell_skipped,
         }
 
@@ -230,7 +238,7 @@ class Operator:
                 type_="Warning",
                 reason=reason,
                 note=f"Not managed by chrek, starts cold: {message}",
-                component=checkpoints.COMPONENT,
+                component=news.COMPONENT,
                 instance=self._instance,
                 action="Inject",
             )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import prometheus_client
 
 REGISTRY = prometheus_client.CollectorRegistry()
@@ -42,6 +44,32 @@ API_REQUESTS = prometheus_client.Counter(
     registry=REGISTRY,
 )
 
+STORE_BYTES = prometheus_client.Gauge(
+    "chrek_operator_store_bytes",
+    "Size of the artifacts that the DynamoCheckpoints of a namespace list.",
+    ["namespace"],
+    registry=REGISTRY,
+)
+STORE_ARTIFACTS = prometheus_client.Gauge(
+    "chrek_operator_store_artifacts", "How many they are.", ["namespace"], registry=REGISTRY
+)
+STORE_QUOTA_BYTES = prometheus_client.Gauge(
+    "chrek_operator_store_quota_bytes",
+    "What all of them together may take; 0 without a quota.",
+    registry=REGISTRY,
+)
+STORE_OVER_BYTES = prometheus_client.Gauge(
+    "chrek_operator_store_over_quota_bytes",
+    "What the quota is passed by and may not go.",
+    registry=REGISTRY,
+)
+PRUNED = prometheus_client.Counter(
+    "chrek_operator_pruned_artifacts",
+    "Artifacts that housekeeping took out, by why: unused or quota.",
+    ["reason"],
+    registry=REGISTRY,
+)
+
 VERBS = {
     "POST": "create",
     "PUT": "update",
@@ -68,6 +96,23 @@ def requested(method: str, path: str) -> None:
     resource, named = _resource(path)
     verb = VERBS.get(method) or ("get" if named else "list")
     API_REQUESTS.labels(verb, resource).inc()
+
+
+def stored(by_namespace: Mapping[str, Sequence[int]], *, quota: int, over: int) -> None:
+    """Tell what the store holds.
+
+    Args:
+        by_namespace: sizes of the artifacts in bytes.
+        quota: of all, in bytes; 0 for none.
+        over: bytes beyond it that may not go.
+    """
+    STORE_BYTES.clear()
+    STORE_ARTIFACTS.clear()
+    for namespace, sizes in by_namespace.items():
+        STORE_BYTES.labels(namespace).set(sum(sizes))
+        STORE_ARTIFACTS.labels(namespace).set(len(sizes))
+    STORE_QUOTA_BYTES.set(quota)
+    STORE_OVER_BYTES.set(over)
 
 
 def _resource(path: str) -> tuple[str, bool]:

@@ -1,7 +1,9 @@
 """Where a namespace's artifacts are; the agent keeps them there.
 
-<basePath>/<hash>                  the release's own namespace
-<basePath>/ns/<namespace>/<hash>   other namespaces that the release serves
+<base>/<hash>                  the release's own namespace
+<base>/ns/<namespace>/<hash>   other namespaces that the release serves
+
+The base is the path of the volume in the agent, or the URI of the bucket or repository.
 """
 
 from __future__ import annotations
@@ -16,8 +18,8 @@ class Place:
     """The artifacts of one namespace.
 
     Attributes:
-        storage_type: `pvc`.
-        base: directory of the identity hashes.
+        storage_type: `pvc`, `s3` or `oci`.
+        base: a path or URI; the identity hashes are below it.
     """
 
     storage_type: str
@@ -30,5 +32,6 @@ class Place:
 
 def of(storage: config.Storage, *, namespace: str, own: str) -> Place:
     """The place of a namespace; `own` is the release's."""
-    base = storage.pvc.basePath.rstrip("/")
+    bases = {"pvc": storage.pvc.basePath, "s3": storage.s3.uri, "oci": storage.oci.uri}
+    base = bases[storage.type].rstrip("/")
     return Place(storage.type, base if namespace == own else f"{base}/ns/{namespace}")

@@ -116,12 +116,13 @@ def environment(where: place.Place, *, identity_hash: str, source: bool) -> list
             sees it does not serve.
     """
     values = {names.ENV_STORAGE_TYPE: where.storage_type}
-    if source:
+    if where.storage_type == "pvc" and not source:
+        values[names.ENV_PATH] = where.base
+    elif identity_hash:
         values[names.ENV_LOCATION] = where.location(identity_hash)
+    if source:
         values[names.ENV_READY_FILE] = names.READY_FILE
         values[names.ENV_CONTROL_DIRECTORY] = names.MOUNT_PATH
-    else:
-        values[names.ENV_PATH] = where.base
     if identity_hash:
         values[names.ENV_HASH] = identity_hash
     older = {old: values[new] for old, new in names.ENV_ALIASES.items() if new in values}

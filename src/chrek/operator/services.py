@@ -16,6 +16,8 @@ NOT_READY = (
     names.Reason.NAME_TAKEN,
     names.Reason.WAITING_FOR_CHECKPOINT,
 )
+_FULL = (names.Reason.TOO_MANY_VARIANTS, names.Reason.STORE_NEARLY_FULL)
+"""There may be no artifact for as long as nobody makes room."""
 
 Object = dict[str, Any]
 
@@ -39,8 +41,7 @@ def failed(checkpoint: Mapping[str, Any] | None, variant: str) -> str:
     status = (checkpoint or {}).get("status") or {}
     for entry in status.get("captures") or []:
         if entry["variant"] == variant:
-            full = entry.get("reason") == names.Reason.TOO_MANY_VARIANTS
-            gone = full or entry["phase"] == names.Phase.FAILED
+            gone = entry.get("reason") in _FULL or entry["phase"] == names.Phase.FAILED
             return f"{entry.get('reason')}: {entry.get('message')}" if gone else ""
     if status.get("phase") == names.Phase.FAILED:
         return str(status.get("message", ""))

@@ -19,6 +19,8 @@ from chrek.operator import (
     captures,
     conditions,
     evidence,
+    holdings,
+    housekeeping,
     jobs,
     place,
     pods,
@@ -30,6 +32,7 @@ Object = dict[str, Any]
 
 MAX_VARIANTS = 4
 INCOMPLETE_SECONDS = 5.0
+_RESTING = (names.Reason.TOO_MANY_VARIANTS, names.Reason.PRUNED)
 REMAKE_SECONDS = 30
 """A lost artifact is made again after so long: whatever lost it may still be at work."""
 
@@ -44,6 +47,10 @@ class World:
         workers: pods that opted in, oldest first.
         wanted: what should be captured; the object's own template first, when it has one.
         complete: whether `wanted` is all; False while graphs are still to be looked at.
+        room: asked before a capture begins: why it may not, empty when it may, None while that
+            cannot be told.
+        removals: artifacts that housekeeping has chosen, by UUID.
+        users: who uses the artifacts.
         where: the artifacts of the namespace.
         now: the time, in UTC.
     """
@@ -55,6 +62,9 @@ class World:
     where: place.Place
     now: datetime.datetime
     complete: bool = True
+    room: Callable[[], str | None] = lambda: ""
+    removals: Mapping[str, housekeeping.Removal] = dataclasses.field(default_factory=dict)
+    users: housekeeping.Users = dataclasses.field(default_factory=housekeeping.Users)
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,11 +75,13 @@ class Decision:
         status: the complete new status.
         actions: to do after it was written, each with its entry's variant.
         again_seconds: look again after so long, None to wait for an event.
+        pruned: artifacts that the status no longer lists, for housekeeping.
     """
 
     status: Object
     actions: Sequence[tuple[captures.Action, str]] = ()
     again_seconds: float | None = None
+    pruned: Sequence[housekeeping.Removal] = ()
 
 
 def following(checkpoint: Mapping[str, Any], known: identity.Identity, world: World) -> Decision:
@@ -91,11 +103,19 @@ def following(checkpoint: Mapping[str, Any], known: identity.Identity, world: Wo
     }
     _take_retry(checkpoint, status)
     entries = {entry["variant"]: entry for entry in summary.entries(status)}
-    variants = _look(checkpoint, status, entries, world)
-    decision = _step(checkpoint, status, entries, variants, world)
+    _look(checkpoint, status, entries, world)
+    explained, pruned = holdings.prune(
+        status,
+        world.removals,
+        wanted={one.variant for one in world.wanted},
+        hint=summary.retry_hint(checkpoint),
+        now=conditions.timestamp(world.now),
+    )
+    entries |= {entry["variant"]: entry for entry in explained}
+    decision = _step(checkpoint, status, entries, world)
     own = primary(checkpoint, world.wanted)
     new = summary.derived(checkpoint, decision.status, own, now=world.now)
-    return dataclasses.replace(decision, status=new)
+    return dataclasses.replace(decision, status=new, pruned=pruned)
 
 
 def primary(checkpoint: Mapping[str, Any], wanted: Sequence[templates.Wanted]) -> str:
@@ -105,42 +125,26 @@ def primary(checkpoint: Mapping[str, Any], wanted: Sequence[templates.Wanted]) -
 
 
 def _take_retry(checkpoint: Mapping[str, Any], status: Object) -> None:
-    """A new value of the retry annotation: what failed or is suspect is captured again."""
+    """A new value of the retry annotation: what failed, is suspect or was pruned is made again."""
     asked = (checkpoint["metadata"].get("annotations") or {}).get(names.ANNOTATION_RETRY, "")
     if not asked or asked == status.get("retried", ""):
         return
     status["retried"] = asked
     # Paths of lost artifacts are deleted now: somebody has looked.
-    failed = [e for e in summary.entries(status) if e["phase"] == names.Phase.FAILED]
+    failed = [
+        entry
+        for entry in summary.entries(status)
+        if entry["phase"] == names.Phase.FAILED or entry.get("reason") == names.Reason.PRUNED
+    ]
     status["captures"] = [e for e in summary.entries(status) if e not in failed]
-    _discard(status, [path for entry in failed for path in entry.get("lost") or []])
+    holdings.discard(status, [path for entry in failed for path in entry.get("lost") or []])
     variants = status.get("variants") or []
-    _drop(status, [one for one in variants if one.get("suspect")])
-
-
-def _drop(status: Object, gone: Sequence[Mapping[str, Any]]) -> None:
-    """Take variants out of the status; their files are deleted."""
-    if not gone:
-        return
-    uuids = {one["uuid"] for one in gone}
-    status["variants"] = [v for v in status.get("variants") or [] if v["uuid"] not in uuids]
-    _discard(status, [_path(one) for one in gone])
-
-
-def _discard(status: Object, paths: Sequence[str]) -> None:
-    """Note artifacts whose files are to be deleted."""
-    if paths:
-        status["garbage"] = sorted({*(status.get("garbage") or []), *paths})
-
-
-def _path(variant: Mapping[str, Any]) -> str:
-    """Where a variant's artifact is, below the location."""
-    return f"{variant['name']}/{variant['uuid']}"
+    holdings.drop(status, [one for one in variants if one.get("suspect")])
 
 
 def _look(
     checkpoint: Mapping[str, Any], status: Object, entries: dict[str, Object], world: World
-) -> list[Object]:
+) -> None:
     """What the workers say about the variants; lost ones go, and are made again once."""
     variants = [evidence.noted(one, world.workers) for one in status.get("variants") or []]
     status["variants"] = variants
@@ -168,7 +172,7 @@ def _look(
             message=f"{text}; it is made again",
             reason=start.reason,
         )
-        entry["lost"] = sorted({_path(one), *_lost(entries, name)})
+        entry["lost"] = sorted({holdings.path(one), *_lost(entries, name)})
         if remade or not auto:
             again = (
                 "it was made again once already" if remade else "it was not made by chrek itself"
@@ -176,7 +180,6 @@ def _look(
             text = f"{text}; {again}: {summary.retry_hint(checkpoint)}"
             entry = captures.moved(entry, names.Phase.FAILED, reason=start.reason, message=text)
         entries[name] = entry
-    return list(status["variants"])
 
 
 def _lost(entries: Mapping[str, Mapping[str, Any]], name: str) -> list[str]:
@@ -188,13 +191,12 @@ def _step(
     checkpoint: Mapping[str, Any],
     status: Object,
     entries: dict[str, Object],
-    variants: list[Object],
     world: World,
 ) -> Decision:
     """Take each capture's next step."""
     actions: list[tuple[captures.Action, str]] = []
     again: list[float] = []
-    usable = {name for one in variants for name in summary.known_as(one)}
+    usable = {name for one in status["variants"] for name in summary.known_as(one)}
     wanted: dict[str, templates.Wanted] = {}
     for one in world.wanted:
         wanted.setdefault(one.variant, one)
@@ -207,6 +209,8 @@ def _step(
                 stopping.add(name)
                 continue
             entries[name] = _begun_anew(entries[name])
+        if name in entries and holdings.rests(entries[name], world.users, alone=not usable):
+            continue
         if name not in usable:
             entries[name] = _entry(checkpoint, status, entries, one, len(usable & wanted.keys()))
     for name in [name for name in entries if name not in stopping]:
@@ -221,9 +225,9 @@ def _step(
             # Nobody asks for it any more.
             _abandon(entries, name, world, actions)
             continue
-        if entry.get("reason") == names.Reason.TOO_MANY_VARIANTS:
+        if entry.get("reason") in _RESTING:
             continue
-        step = _one(checkpoint, entry, world)
+        step = _with_room(entry, _one(checkpoint, entry, world), world)
         entries[name] = step.entry
         if step.again_seconds is not None:
             again.append(step.again_seconds)
@@ -251,7 +255,9 @@ def _entry(
     fresh = entry is None or entry["phase"] in (names.Phase.FAILED, names.Phase.READY)
     if entry and entry["phase"] == names.Phase.PENDING and entry.get("template", digest) != digest:
         fresh = True  # What could not start, for want of resources say, may have been corrected.
-    full = (entry or {}).get("reason") == names.Reason.TOO_MANY_VARIANTS
+    full = (entry or {}).get("reason") in _RESTING
+    # The Job that made an artifact that was pruned may still be there.
+    since = (entry or {}).get("notBefore", "") if full else ""
     if entry is not None and not fresh and not full and entry.get("attempt"):
         return entry
     remade = int((entry or {}).get("remade", 0))
@@ -261,7 +267,7 @@ def _entry(
         text = f"{MAX_VARIANTS} variants of this identity are in use; one must go first"
         made = captures.begin(
             one.variant, image=one.image, job_name="", attempt="", template=digest, remade=remade,
-            reason=names.Reason.TOO_MANY_VARIANTS, message=text,
+            reason=names.Reason.TOO_MANY_VARIANTS, message=text, not_before=since,
         )  # fmt: skip
         return {**made, "lost": lost} if lost else made
     worker = summary.from_worker(checkpoint)
@@ -271,7 +277,7 @@ def _entry(
         one.variant,
         image=one.image,
         job_name="" if worker else _job_name(str(status["identityHash"]), one.variant, entries),
-        attempt=f"{digest}.{retried}.{remade}",
+        attempt=f"{digest}.{retried}.{remade}" + (f".{since}" if since else ""),
         template=digest,
         remade=remade,
         not_before=(waiting or {}).get("notBefore", ""),
@@ -290,7 +296,7 @@ def _entry(
 def _in_flight(entry: Mapping[str, Any]) -> bool:
     return (
         entry["phase"] in (names.Phase.PENDING, names.Phase.CREATING)
-        and entry.get("reason") != names.Reason.TOO_MANY_VARIANTS
+        and entry.get("reason") not in _RESTING
     )
 
 
@@ -340,6 +346,43 @@ def _abandon(
         del entries[name]
 
 
+def _add(
+    status: Object,
+    made: pods.Result,
+    entry: Mapping[str, Any],
+    *,
+    keep: Set[str],
+    world: World,
+) -> None:
+    created = made.createdAt or conditions.timestamp(world.now)
+    holdings.add(status, made, entry, created=created, keep=keep, most=MAX_VARIANTS)
+    status["createdAt"] = created
+    status["location"] = world.where.location(status["identityHash"])
+
+
+def _with_room(entry: Object, step: captures.Step, world: World) -> captures.Step:
+    """The step, unless it begins a capture for which the store has no room."""
+    named = step.entry["phase"] == names.Phase.CREATING and not entry.get("jobName")
+    if step.action is not captures.Action.CREATE_JOB and not (
+        named and entry["phase"] == names.Phase.PENDING
+    ):
+        return step
+    refusal = world.room()
+    if refusal is None:
+        return captures.Step(entry, again_seconds=INCOMPLETE_SECONDS)
+    full = names.Reason.STORE_NEARLY_FULL
+    if refusal:
+        return captures.Step(
+            captures.moved(entry, names.Phase.PENDING, reason=full, message=refusal)
+        )
+    if entry.get("reason") == full and not named:
+        text, reason = "waiting for the checkpoint job's pod", names.Reason.WAITING_FOR_POD
+        return captures.Step(
+            captures.moved(entry, names.Phase.PENDING, reason=reason, message=text)
+        )
+    return step
+
+
 def _one(checkpoint: Mapping[str, Any], entry: Object, world: World) -> captures.Step:
     if not entry.get("jobName"):
         limit = int((checkpoint["spec"].get("job") or {}).get("backoffLimit", 3))
@@ -352,44 +395,3 @@ def _one(checkpoint: Mapping[str, Any], entry: Object, world: World) -> captures
         found=world.pods_of(job["metadata"]["uid"]) if job else (),
         now=world.now,
     )
-
-
-def _add(
-    status: Object,
-    made: pods.Result,
-    entry: Mapping[str, Any],
-    *,
-    keep: Set[str],
-    world: World,
-) -> None:
-    """The new artifact comes first; what it replaces and the least recently used go."""
-    created = made.createdAt or conditions.timestamp(world.now)
-    variant: Object = {
-        "name": made.variant,
-        "uuid": made.uuid,
-        "digest": made.digest,
-        "image": made.image or entry.get("image", ""),
-        "node": made.node,
-        "bytes": made.bytes,
-        "createdAt": created,
-        "steps": dict(made.steps),
-    }
-    if made.gpu:
-        variant["gpu"] = made.gpu
-    if made.variant != entry["variant"]:
-        variant["wantedAs"] = entry["variant"]
-    same = summary.known_as(variant)
-    _drop(status, [v for v in status.get("variants") or [] if same & summary.known_as(v)])
-    others = list(status.get("variants") or [])
-    spare = sorted(
-        reversed(others),
-        key=lambda v: (
-            bool(summary.known_as(v) & keep),
-            v.get("lastRestoredAt") or v.get("createdAt") or "",
-        ),
-    )
-    status["variants"] = [variant, *others]
-    _discard(status, entry.get("lost") or [])
-    _drop(status, spare[: max(0, len(others) + 1 - MAX_VARIANTS)])
-    status["createdAt"] = created
-    status["location"] = world.where.location(status["identityHash"])

@@ -183,7 +183,7 @@ class Webhook:
             review = msgspec.json.decode(await request.read())
             asked = review["request"]
             answer = {"uid": asked["uid"], "allowed": True}
-        except (msgspec.DecodeError, KeyError, TypeError) as err:
+        except (msgspec.DecodeError, UnicodeDecodeError, KeyError, TypeError) as err:
             raise web.HTTPBadRequest(text=f"not an AdmissionReview: {err}\n") from err
         try:
             answer |= self._review(asked)

@@ -1,32 +1,30 @@
-"""Requests to one registry: manifests and blobs, each verified against its digest.
+"""Requests to one registry: who asks is proven, what is passing is tried again; reads of images.
 
 A request that the registry cannot serve now (429, 5xx, no answer) is sent again, after the time it
-asks for or after a growing one, as long as the client's deadline lets it. Redirects are followed by
-hand: only the registry itself, and the token server it names, ever get a credential.
+asks for and a growing, random one, as long as deadline and patience let it. Redirects are followed
+by hand: only the registry itself, and the token server it names, ever get a credential.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
+import copy
 import dataclasses
-import email.utils
 import hashlib
 import math
+import pathlib
 import random
-import ssl
 import time
 import types
-from collections.abc import AsyncIterator, Mapping
-from typing import Self
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import Self, TypeVar
 
 import aiohttp
 import msgspec
 import yarl
 
-import chrek
 from chrek import errors
-from chrek.registry import challenge, keyring, reference, words
+from chrek.registry import challenge, keyring, reference, session, tokens, words
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -36,14 +34,15 @@ INDEXES = (OCI_INDEX, DOCKER_LIST)
 ACCEPT = ", ".join((OCI_INDEX, OCI_MANIFEST, DOCKER_LIST, DOCKER_MANIFEST))
 
 MANIFEST_BYTES = 4 << 20
-TOKEN_BYTES = 1 << 20
-CONNECT_SECONDS = 5.0
-REQUEST_SECONDS = 30.0
 ATTEMPTS = 5
 HOPS = 5
 RANDOM = random.SystemRandom()
-AGAIN = (0, 429, 500, 502, 503, 504)
+LONGEST_WAIT_SECONDS = 15.0
+AGAIN = (0, 408, 429, 500, 502, 503, 504)
 MOVED = (301, 302, 303, 307, 308)
+MOVED_WITH_METHOD = (307, 308)
+
+ResultT = TypeVar("ResultT")
 
 
 class Descriptor(msgspec.Struct, frozen=True, rename="camel"):
@@ -64,6 +63,7 @@ class Manifest(msgspec.Struct, frozen=True, rename="camel"):
     """Of an index: one for each platform."""
     media_type: str = ""
     schema_version: int = 2
+    annotations: dict[str, str] | None = None
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -78,6 +78,80 @@ class Answer:
     digest: str
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class Patience:
+    """How long something is tried.
+
+    Attributes:
+        attempts: at most so many.
+        seconds: none begins later than this after the first.
+    """
+
+    attempts: int = ATTEMPTS
+    seconds: float = math.inf
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked of the registry.
+
+    Attributes:
+        path: below `/v2/<repository>/`; a query is not part of messages.
+        url: where to go instead, when the registry has said.
+        actions: that a token must allow.
+        source: another repository that must be allowed to be pulled from.
+        answers: statuses of errors that are no errors here.
+        more_bytes: expected back, beyond an ordinary answer.
+    """
+
+    method: str
+    repository: str
+    path: str
+    url: yarl.URL | None = None
+    actions: tuple[str, ...] = ("pull",)
+    source: str = ""
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    body: bytes | memoryview | None = None
+    answers: Collection[int] = ()
+    more_bytes: int = 0
+
+    @property
+    def what(self) -> str:
+        """For messages."""
+        return f"{self.repository}/{self.path.partition('?')[0]}"
+
+    @property
+    def scopes(self) -> tuple[str, ...]:
+        """Of the token that it needs."""
+        more = (tokens.scope(f"repository:{self.source}", ["pull"]),) if self.source else ()
+        return (tokens.scope(f"repository:{self.repository}", self.actions), *more)
+
+
+class Retries:
+    """Counts the attempts of one operation, and waits between them."""
+
+    def __init__(self, patience: Patience, ends: float) -> None:
+        self._left = patience.attempts
+        self._ends = min(ends, time.monotonic() + patience.seconds)
+        self._longest = 0.5
+
+    async def again(self, failed: errors.RegistryError, also: Collection[int] = ()) -> None:
+        """Wait for the next attempt.
+
+        Args:
+            failed: why the last one did not succeed; raised when there shall be no other.
+            also: statuses that are worth another as well.
+        """
+        self._left -= 1
+        worth = failed.status in also or (failed.retryable and failed.status in AGAIN)
+        # Never sooner than the registry asks for; the random part keeps the many from being one.
+        wait = failed.wait + RANDOM.uniform(self._longest / 2, self._longest)
+        self._longest = min(self._longest * 2, LONGEST_WAIT_SECONDS)
+        if not worth or self._left <= 0 or time.monotonic() + wait >= self._ends:
+            raise failed
+        await asyncio.sleep(wait)
+
+
 class Client:
     """Talks to one registry as one user; use as an asynchronous context manager."""
 
@@ -87,7 +161,10 @@ class Client:
         *,
         credential: keyring.Credential | None = None,
         plain_http: bool = False,
+        ca_bundle: pathlib.Path | None = None,
         deadline: float | None = None,
+        patience: Patience | None = None,
+        hints: Mapping[str, str] = words.HINTS,
     ) -> None:
         """Prepare; connections are made when they are needed.
 
@@ -95,29 +172,24 @@ class Client:
             registry: `host[:port]` as images name it.
             credential: who asks; None for nobody.
             plain_http: speak HTTP without TLS, to the registry and to its token server.
+            ca_bundle: PEM file of authorities that are trusted as well as the system's.
             deadline: seconds from now after which nothing is tried again and no answer awaited.
+            patience: of each operation.
+            hints: what users are told to do, see `words`.
         """
         self.registry = registry
+        self.words = words.Words(registry, hints)
+        self.session = session.Session(self.words, deadline=deadline, ca_bundle=ca_bundle)
         scheme = "http" if plain_http else "https"
         self._base = yarl.URL(f"{scheme}://{reference.endpoint(registry)}/v2/")
-        self._credential = credential
         self._plain = plain_http
-        self._ends = math.inf if deadline is None else time.monotonic() + deadline
-        self._proof: dict[str, str] = {}
-        """Repository -> value of the header Authorization that the registry took last."""
-        self._session: aiohttp.ClientSession | None = None
+        self._patience = patience or Patience()
+        self._prover = tokens.Prover(self.session, credential, plain_http=plain_http)
+        self._proof: dict[tuple[str, ...], str] = {}
+        """Scopes -> value of the header Authorization that the registry took last."""
 
     async def __aenter__(self) -> Self:
-        tls = ssl.create_default_context()
-        # Python 3.13 refuses certificate authorities that every container runtime takes, such as
-        # those without a key usage; names and signatures are verified.
-        tls.verify_flags &= ~ssl.VERIFY_X509_STRICT
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(ssl=tls, limit=16),
-            headers={"User-Agent": f"chrek/{chrek.__version__}", "Accept-Encoding": "identity"},
-            auto_decompress=False,  # Digests are of what is sent, and a small body stays small.
-            trust_env=True,  # HTTPS_PROXY and NO_PROXY of a cluster behind a proxy.
-        )
+        self.session.start()
         return self
 
     async def __aexit__(
@@ -126,9 +198,19 @@ class Client:
         value: BaseException | None,
         traceback: types.TracebackType | None,
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        await self.session.close()
+
+    def within(self, patience: Patience) -> Self:
+        """The same client, with other patience."""
+        made = copy.copy(self)
+        made._patience = patience
+        return made
+
+    def use(self, credential: keyring.Credential | None) -> None:
+        """Ask as somebody else from now on; no effect when it is the same."""
+        if credential != self._prover.credential:
+            self._prover.credential = credential
+            self._proof.clear()
 
     async def digest(self, image: reference.Reference) -> str:
         """Digest of what a tag names now, empty when the registry does not say; costs no body.
@@ -136,9 +218,11 @@ class Client:
         Raises:
             RegistryError: it refused or did not answer.
         """
-        path = f"{image.repository}/manifests/{image.wanted}"
-        async with self._open("HEAD", path, image.repository, accept=ACCEPT) as answer:
+
+        async def take(answer: aiohttp.ClientResponse) -> str:
             return answer.headers.get("Docker-Content-Digest", "")
+
+        return await self.do(_manifest_request("HEAD", image), take)
 
     async def manifest(self, image: reference.Reference) -> Answer:
         """The manifest or index that a tag or digest names, verified.
@@ -146,17 +230,21 @@ class Client:
         Raises:
             RegistryError: it refused, did not answer, or sent something else.
         """
-        path = f"{image.repository}/manifests/{image.wanted}"
-        async with self._open("GET", path, image.repository, accept=ACCEPT) as answer:
-            raw = await self._read(answer, path, MANIFEST_BYTES)
+        request = _manifest_request("GET", image)
+
+        async def take(answer: aiohttp.ClientResponse) -> bytes:
+            return await self.session.read(answer, request.what, MANIFEST_BYTES)
+
+        raw = await self.do(request, take)
         if image.digest:
-            self._verify(raw, image.digest, path)
+            self._verify(raw, image.digest, request.what)
         try:
             manifest = msgspec.json.decode(raw, type=Manifest)
         except (msgspec.DecodeError, UnicodeDecodeError) as err:
-            raise self._unusable(path, f"it is not a manifest: {err}") from err
+            raise self.words.unusable(request.what, f"it is not a manifest: {err}") from err
         if manifest.schema_version != 2:
-            raise self._unusable(path, f"schemaVersion {manifest.schema_version} is not 2")
+            why = f"schemaVersion {manifest.schema_version} is not 2"
+            raise self.words.unusable(request.what, why)
         digest = image.digest or f"sha256:{hashlib.sha256(raw).hexdigest()}"
         return Answer(manifest, digest)
 
@@ -171,194 +259,133 @@ class Client:
         Raises:
             RegistryError: it refused, did not answer, or sent something else.
         """
-        path = f"{repository}/blobs/{descriptor.digest}"
+        request = Request(
+            method="GET",
+            repository=repository,
+            path=f"blobs/{descriptor.digest}",
+            headers={"Accept": "*/*"},
+            more_bytes=max(0, descriptor.size),
+        )
         if descriptor.size > limit:
-            raise self._unusable(path, f"it has {descriptor.size} bytes, more than {limit}")
-        async with self._open("GET", path, repository, accept="*/*") as answer:
-            raw = await self._read(answer, path, limit)
-        self._verify(raw, descriptor.digest, path)
+            why = f"it has {descriptor.size} bytes, more than {limit}"
+            raise self.words.unusable(request.what, why)
+
+        async def take(answer: aiohttp.ClientResponse) -> bytes:
+            return await self.session.read(answer, request.what, limit)
+
+        raw = await self.do(request, take)
+        self._verify(raw, descriptor.digest, request.what)
         return raw
 
-    @contextlib.asynccontextmanager
-    async def _open(
-        self, method: str, path: str, repository: str, *, accept: str
-    ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """An answer that is not an error."""
-        answer = await self._persistent(method, path, repository, accept)
-        try:
-            yield answer
-        except (aiohttp.ClientError, TimeoutError, OSError) as err:
-            raise self._unanswered(path, err) from err
-        finally:
-            answer.release()
+    def retries(self) -> Retries:
+        """Of an operation that begins now."""
+        return Retries(self._patience, self.session.ends)
 
-    async def _persistent(
-        self, method: str, path: str, repository: str, accept: str
-    ) -> aiohttp.ClientResponse:
-        attempt = 0
+    async def do(
+        self,
+        request: Request,
+        take: Callable[[aiohttp.ClientResponse], Awaitable[ResultT]],
+    ) -> ResultT:
+        """Ask, again where that is worth it, and take the answer in; `take` may be called again.
+
+        Raises:
+            RegistryError: the registry refused, did not answer, or sent what `take` does not take.
+        """
+        retries = self.retries()
         while True:
-            attempt += 1
             try:
-                answer = await self._authorized(method, path, repository, accept)
-                if answer.status < 300:
-                    return answer
-                failed = await self._refused(path, answer)
+                return await self.once(request, take)
             except errors.RegistryError as err:
-                failed = err
-            except (aiohttp.ClientError, TimeoutError, OSError) as err:
-                failed = self._unanswered(path, err)
-            wait = max(RANDOM.uniform(0.25, 0.5) * 2 ** (attempt - 1), failed.wait)
-            late = time.monotonic() + wait >= self._ends
-            if failed.status not in AGAIN or not failed.retryable or attempt >= ATTEMPTS or late:
-                raise failed
-            await asyncio.sleep(wait)
+                await retries.again(err)
 
-    async def _authorized(
-        self, method: str, path: str, repository: str, accept: str
-    ) -> aiohttp.ClientResponse:
-        headers = {"Accept": accept}
-        known = self._proof.get(repository)
-        if known:
-            headers["Authorization"] = known
-        answer = await self._follow(method, path, headers)
+    async def once(
+        self,
+        request: Request,
+        take: Callable[[aiohttp.ClientResponse], Awaitable[ResultT]],
+    ) -> ResultT:
+        """The same without trying again."""
+        try:
+            answer = await self._authorized(request)
+            try:
+                if answer.status >= 300 and answer.status not in request.answers:
+                    raise await self.session.refused(answer, request.what)
+                return await take(answer)
+            finally:
+                answer.release()
+        except (aiohttp.ClientError, OSError) as err:
+            raise self.words.unanswered(request.what, err) from err
+
+    def location(self, url: yarl.URL, target: str, what: str) -> yarl.URL:
+        """Where a header of an answer leads: it may be relative, and is left as it is written.
+
+        Raises:
+            RegistryError: it is no URL, or leads away from TLS.
+        """
+        try:
+            found = url.join(yarl.URL(target, encoded=True)).with_fragment(None)
+        except ValueError as err:
+            shown = words.without_queries(target)[:128]
+            raise self.words.unusable(what, f"it redirects to {shown!r}") from err
+        schemes = ("https", "http") if self._plain else ("https",)
+        if found.scheme not in schemes or not found.host:
+            hint = None
+            if found.host == self._base.host:
+                hint = "it does not know that it is asked with TLS: set its http.host, or have the"
+                hint += " proxy before it send X-Forwarded-Proto"
+            why = f"it redirects to {found.scheme}:, which is not https"
+            raise self.words.unusable(what, why, hint=hint)
+        return found
+
+    async def _authorized(self, request: Request) -> aiohttp.ClientResponse:
+        known = self._proof.get(request.scopes)
+        answer = await self._follow(request, known)
         if answer.status != 401 or answer.url.origin() != self._base.origin():
             return answer
         asked = challenge.parse(answer.headers.getall("WWW-Authenticate", []))
         try:
-            proof = await self._prove(asked, repository)
+            proof = await self._prover.prove(asked, request.scopes)
         except BaseException:
             answer.release()
             raise
         if proof is None or proof == known:
             return answer
         answer.release()
-        answer = await self._follow(method, path, {**headers, "Authorization": proof})
-        if answer.status < 300:
-            self._proof[repository] = proof
+        answer = await self._follow(request, proof)
+        if answer.status not in (401, 403):
+            self._proof[request.scopes] = proof
         return answer
 
-    async def _follow(
-        self, method: str, path: str, headers: Mapping[str, str]
-    ) -> aiohttp.ClientResponse:
-        url, sent = self._base.join(yarl.URL(path)), dict(headers)
+    async def _follow(self, request: Request, proof: str | None) -> aiohttp.ClientResponse:
+        path = yarl.URL(f"{request.repository}/{request.path}")
+        url, sent = request.url or self._base.join(path), dict(request.headers)
+        moved = MOVED if request.method in ("GET", "HEAD") else MOVED_WITH_METHOD
+        if proof:
+            sent["Authorization"] = proof
         for _ in range(HOPS):
-            answer = await self._send(method, url, sent)
-            target = answer.headers.get("Location", "")
-            if answer.status not in MOVED or not target:
-                return answer
-            answer.release()
-            try:
-                url = url.join(yarl.URL(target, encoded=True))
-            except ValueError as err:
-                raise self._unusable(path, f"it redirects to {target[:128]!r}") from err
-            if url.scheme != "https" and not (self._plain and url.scheme == "http"):
-                raise self._unusable(path, f"it redirects to {url.scheme}:, which is not https")
             if url.origin() != self._base.origin():
                 sent.pop("Authorization", None)
-        raise self._unusable(path, f"more than {HOPS} redirects")
-
-    async def _prove(self, asked: list[challenge.Challenge], repository: str) -> str | None:
-        """Value of the header Authorization, None when there is nothing more to offer."""
-        for one in asked:
-            if one.scheme == "bearer" and one.parameters.get("realm"):
-                return f"Bearer {await self._token(one.parameters, repository)}"
-        if any(one.scheme == "basic" for one in asked) and self._credential:
-            return self._credential.basic()
-        return None
-
-    async def _token(self, asked: Mapping[str, str], repository: str) -> str:
-        """A token of the server that the registry names."""
-        schemes = ("https", "http") if self._plain else ("https",)
-        try:
-            realm = yarl.URL(asked["realm"])
-            usable = realm.scheme in schemes and realm.host and not realm.user
-        except ValueError:
-            usable = False
-        if not usable:
-            why = f"the token server that it names, {asked['realm'][:128]!r}, is not at https:"
-            raise self._unusable("token", why)
-        fields = {"scope": asked.get("scope") or f"repository:{repository}:pull"}
-        if asked.get("service"):
-            fields["service"] = asked["service"]
-        one, headers = self._credential, {"Accept": "application/json"}
-        if one and one.identity_token:
-            form = {"grant_type": "refresh_token", "refresh_token": one.identity_token}
-            data = {**fields, **form, "client_id": "chrek"}
-            answer = await self._send("POST", realm, headers, data=data)
-        else:
-            if one:
-                headers["Authorization"] = one.basic()
-            answer = await self._send("GET", realm.update_query(fields), headers)
-        try:
-            if answer.status != 200:
-                raise await self._refused(f"token of {realm.host}", answer)
-            raw = await self._read(answer, f"token of {realm.host}", TOKEN_BYTES)
-        finally:
+            answer = await self.session.send(
+                request.method, url, sent, data=request.body, more_bytes=request.more_bytes
+            )
+            target = answer.headers.get("Location", "")
+            if answer.status not in moved or not target:
+                return answer
             answer.release()
-        try:
-            decoded = msgspec.json.decode(raw, type=dict[str, object])
-        except (msgspec.DecodeError, UnicodeDecodeError):
-            decoded = {}
-        token = decoded.get("token") or decoded.get("access_token")
-        if not isinstance(token, str) or not token.isprintable():
-            raise self._unusable(f"token of {realm.host}", "the answer has no token")
-        return token
+            url = self.location(url, target, request.what)
+        raise self.words.unusable(request.what, f"more than {HOPS} redirects")
 
-    async def _send(
-        self,
-        method: str,
-        url: yarl.URL,
-        headers: Mapping[str, str],
-        *,
-        data: Mapping[str, str] | None = None,
-    ) -> aiohttp.ClientResponse:
-        if self._session is None:
-            raise RuntimeError("use the client as an asynchronous context manager")
-        left = min(self._ends - time.monotonic(), REQUEST_SECONDS)
-        if left <= 0:
-            raise TimeoutError("there is no time left")
-        limits = aiohttp.ClientTimeout(total=left, connect=min(left, CONNECT_SECONDS))
-        return await self._session.request(
-            method, url, headers=headers, data=data, allow_redirects=False, timeout=limits
-        )
-
-    async def _read(self, answer: aiohttp.ClientResponse, path: str, limit: int) -> bytes:
-        found = bytearray()
-        async for chunk in answer.content.iter_chunked(1 << 16):
-            found += chunk
-            if len(found) > limit:
-                answer.close()
-                raise self._unusable(path, f"it has more than {limit} bytes")
-        return bytes(found)
-
-    async def _refused(self, path: str, answer: aiohttp.ClientResponse) -> errors.RegistryError:
-        try:
-            raw = await answer.content.read(1 << 16)
-        finally:
-            answer.release()
-        failed = words.refused(self.registry, path, answer.status, raw)
-        failed.wait = _retry_after(answer.headers.get("Retry-After", ""))
-        return failed
-
-    def _unanswered(self, path: str, err: BaseException) -> errors.RegistryError:
-        return words.unanswered(self.registry, path, err)
-
-    def _unusable(self, path: str, why: str) -> errors.RegistryError:
-        return words.unusable(self.registry, path, why)
-
-    def _verify(self, raw: bytes, digest: str, path: str) -> None:
+    def _verify(self, raw: bytes, digest: str, what: str) -> None:
         algorithm, _, wanted = digest.partition(":")
         if algorithm not in ("sha256", "sha512"):
-            raise self._unusable(path, f"digests of {algorithm!r} are not known")
+            raise self.words.unusable(what, f"digests of {algorithm!r} are not known")
         if hashlib.new(algorithm, raw).hexdigest() != wanted:
-            raise self._unusable(path, f"what it sent is not {digest}")
+            raise self.words.unusable(what, f"what it sent is not {digest}")
 
 
-def _retry_after(text: str) -> float:
-    """Seconds that the header Retry-After asks for; it may be a number or a date."""
-    if text.strip().isdigit():
-        return float(text)
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(text).timestamp() - time.time())
-    except ValueError:
-        return 0.0
+def _manifest_request(method: str, image: reference.Reference) -> Request:
+    return Request(
+        method=method,
+        repository=image.repository,
+        path=f"manifests/{image.wanted}",
+        headers={"Accept": ACCEPT},
+    )

@@ -11,6 +11,8 @@ import base64
 import binascii
 import dataclasses
 import fnmatch
+import os
+import pathlib
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -18,6 +20,10 @@ import msgspec
 
 from chrek import errors
 from chrek.registry import reference as reference_module
+
+FILE = ".dockerconfigjson"
+FILE_BYTES = 1 << 20
+"""Secrets are not larger."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -65,6 +71,53 @@ class Entry:
             and len(parts) == len(wanted)
             and all(fnmatch.fnmatchcase(one, glob) for one, glob in zip(wanted, parts, strict=True))
         )
+
+
+class Mounted:
+    """A Secret of type kubernetes.io/dockerconfigjson as a folder; read again when it changes."""
+
+    def __init__(self, folder: pathlib.Path | None, *, source: str) -> None:
+        """Prepare.
+
+        Args:
+            folder: where it is mounted; None: there is none.
+            source: what it is called in messages.
+        """
+        self._path = folder / FILE if folder else None
+        self._source = source
+        self._seen: tuple[int, ...] = ()
+        self._entries: list[Entry] = []
+
+    @property
+    def mounted(self) -> bool:
+        """Whether there should be one."""
+        return self._path is not None
+
+    def credential(self, image: reference_module.Reference) -> Credential | None:
+        """The one that is most specific for an image; None for nobody.
+
+        Raises:
+            ConfigError: the Secret cannot be read, or is none.
+        """
+        if self._path is not None:
+            self._refresh(self._path)
+        return next(iter(matching(self._entries, image)), None)
+
+    def _refresh(self, path: pathlib.Path) -> None:
+        try:
+            with path.open("rb") as file:
+                status = os.fstat(file.fileno())
+                seen = (status.st_dev, status.st_ino, status.st_mtime_ns, status.st_size)
+                if seen == self._seen:
+                    return
+                raw = file.read(FILE_BYTES)
+        except OSError as err:
+            raise errors.ConfigError(
+                f"{self._source}: {path}: {err.strerror}",
+                hint="it must be of type kubernetes.io/dockerconfigjson",
+            ) from err
+        self._entries = read(raw, source=self._source)
+        self._seen = seen
 
 
 def read(raw: bytes, *, source: str) -> list[Entry]:

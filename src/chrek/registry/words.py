@@ -2,55 +2,110 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+from collections.abc import Iterable, Mapping
+
 import msgspec
 
 from chrek import errors
 
 LONGEST = 256
 DENIED_CODES = frozenset({"UNAUTHORIZED", "DENIED"})
-HINTS = {
-    401: "is there a pull secret for {registry}, and is it right?",
-    403: "may the user of the pull secret pull this image?",
-    404: "check the image's name and tag; some registries say so too when they want a pull secret",
-    429: "it limits requests: a pull secret often has a higher limit",
+NO_DELETION = (
+    "deletions are disabled there, so artifacts stay: set storage.delete.enabled in the registry's"
+    " configuration (REGISTRY_STORAGE_DELETE_ENABLED=true)"
+)
+HINTS: Mapping[str, str] = {
+    "401": "is there a pull secret for {registry}, and is it right?",
+    "403": "may the user of the pull secret pull this image?",
+    "404": "check the image's name and tag; some registries say so too when they want a pull"
+    " secret",
+    "429": "it limits requests: a pull secret often has a higher limit",
+    "5xx": "try again later",
+    "CERTIFICATE": "the certificate of {registry} is of an authority that chrek's image does not"
+    " know",
+    "PLAINTEXT": "list it under dynamo-operator.imageLookup.plainHttpRegistries if it has no TLS",
+    "UNREACHABLE": "can pods of the release's namespace reach {registry}?",
 }
+"""What to do, by one of: an error code of a registry, an HTTP status, `5xx` and the like; QUOTA
+when its words speak of one; CERTIFICATE, PLAINTEXT or UNREACHABLE when there was no answer."""
+
+_QUERY = re.compile(r"\?[^\s'\"]*")
 
 
-def refused(registry: str, what: str, status: int, raw: bytes) -> errors.RegistryError:
-    """An answer with an error status.
+@dataclasses.dataclass(frozen=True, slots=True)
+class Words:
+    """Makes the errors of one registry.
 
-    Args:
+    Attributes:
         registry: as images name it.
-        what: path of the request, or another name for it.
-        status: HTTP status.
-        raw: the body, or the start of it.
+        hints: as `HINTS`; `{registry}` stands for its name.
     """
-    codes, text = _said(raw)
-    hint = HINTS.get(status, "").format(registry=registry)
-    return errors.RegistryError(
-        f"registry {registry}: {what}: {status}{f' {text}' if text else ''}",
-        status=status,
-        denied=status in (401, 403) or bool(DENIED_CODES & set(codes)),
-        hint=hint or ("try again later" if status >= 500 else None),
-    )
+
+    registry: str
+    hints: Mapping[str, str] = dataclasses.field(default_factory=lambda: HINTS)
+
+    def refused(self, what: str, status: int, raw: bytes) -> errors.RegistryError:
+        """An answer with an error status.
+
+        It is final, `retryable` is false, when the registry itself says that the request is wrong;
+        a 404 of something before it may pass.
+
+        Args:
+            what: path of the request, or another name for it.
+            status: HTTP status.
+            raw: the body, or the start of it.
+        """
+        codes, text = _said(raw)
+        topics = ["QUOTA"] if re.search(r"\bquota\b|storage limit", text, re.IGNORECASE) else []
+        failed = errors.RegistryError(
+            f"registry {self.registry}: {what}: {status}{f' {text}' if text else ''}",
+            status=status,
+            denied=status in (401, 403) or bool(DENIED_CODES & set(codes)),
+            hint=self._hint([*topics, *codes, f"{status}", f"{status // 100}xx"]),
+        )
+        failed.retryable = not (codes and 400 <= status < 500 and status != 429)
+        return failed
+
+    def unanswered(self, what: str, err: BaseException) -> errors.RegistryError:
+        """There was no answer, or not all of it."""
+        text = str(err) or ("it took too long" if isinstance(err, TimeoutError) else repr(err))
+        topic = "UNREACHABLE"
+        if "CERTIFICATE_VERIFY_FAILED" in text:
+            topic = "CERTIFICATE"
+        elif "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
+            topic = "PLAINTEXT"
+        return errors.RegistryError(
+            f"registry {self.registry}: {what}: no answer: {without_queries(text)}",
+            hint=self._hint([topic]),
+        )
+
+    def unusable(
+        self, what: str, why: str, *, status: int = 0, hint: str | None = None
+    ) -> errors.RegistryError:
+        """An answer that must not be believed; asking again would change nothing."""
+        made = errors.RegistryError(
+            f"registry {self.registry}: {what}: {why}", status=status, hint=hint
+        )
+        made.retryable = False
+        return made
+
+    def _hint(self, topics: Iterable[str]) -> str | None:
+        for topic in topics:
+            if topic in self.hints:
+                return self.hints[topic].format(registry=self.registry)
+        return None
 
 
-def unanswered(registry: str, what: str, err: BaseException) -> errors.RegistryError:
-    """There was no answer, or not all of it."""
-    text = str(err) or ("it took too long" if isinstance(err, TimeoutError) else repr(err))
-    hint = f"can pods of the release's namespace reach {registry}?"
-    if "CERTIFICATE_VERIFY_FAILED" in text:
-        hint = f"the certificate of {registry} is of an authority that chrek's image does not know"
-    elif "WRONG_VERSION_NUMBER" in text or "RECORD_LAYER_FAILURE" in text:
-        hint = "list it under dynamo-operator.imageLookup.plainHttpRegistries if it has no TLS"
-    return errors.RegistryError(f"registry {registry}: {what}: no answer: {text}", hint=hint)
+def absent(err: errors.RegistryError) -> bool:
+    """Whether the registry itself said that it has no such thing."""
+    return err.status == 404 and not err.retryable
 
 
-def unusable(registry: str, what: str, why: str) -> errors.RegistryError:
-    """An answer that must not be believed; asking again would change nothing."""
-    made = errors.RegistryError(f"registry {registry}: {what}: {why}")
-    made.retryable = False
-    return made
+def without_queries(text: str) -> str:
+    """The queries of URLs left out: they may be signatures that let anybody read or write."""
+    return _QUERY.sub("?…", text)
 
 
 def _said(raw: bytes) -> tuple[list[str], str]:

@@ -92,9 +92,14 @@ spec:
         # The journal of what is in flight, which a new agent continues. Nothing else mounts it.
         - name: signals
           mountPath: {{ $storage.signalHostPath }}
-        # The store. Only agents and the Jobs that delete artifacts mount it.
-        - name: store
-          mountPath: {{ $storage.pvc.basePath }}
+        {{- with include "chrek.store.mounts" . | trim }}
+        {{- . | nindent 8 }}
+        {{- end }}
+        {{- if ne $storage.type "pvc" }}
+        # What this node keeps of artifacts that lie on a server, and where it makes new ones.
+        - name: cache
+          mountPath: {{ $storage.cache.hostPath }}
+        {{- end }}
         # Verified copies of CRIU images: they hold secrets, so memory and never a disk.
         - name: staging
           mountPath: /run/chrek
@@ -117,9 +122,15 @@ spec:
         # A directory of this release: several releases share a node without meeting.
         path: {{ $storage.signalHostPath }}/{{ include "chrek.release" . }}
         type: DirectoryOrCreate
-    - name: store
-      persistentVolumeClaim:
-        claimName: {{ include "chrek.claimName" . }}
+    {{- with include "chrek.store.volumes" . | trim }}
+    {{- . | nindent 4 }}
+    {{- end }}
+    {{- if ne $storage.type "pvc" }}
+    - name: cache
+      hostPath:
+        path: {{ include "chrek.store.cacheHostPath" . }}
+        type: DirectoryOrCreate
+    {{- end }}
     - name: staging
       emptyDir:
         medium: Memory

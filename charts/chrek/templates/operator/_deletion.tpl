@@ -2,7 +2,6 @@
 arguments and the label nvidia.com/chrek-deletion. It may wait for a restore and for another
 deletion; the rest of its deadline is for slow file systems. */}}
 {{- define "chrek.deletion.job" -}}
-{{- $storage := (include "chrek.checkpoint" . | fromJson).storage -}}
 apiVersion: batch/v1
 kind: Job
 metadata:
@@ -25,7 +24,7 @@ spec:
       {{- with include "chrek.pod.pullSecrets" . }}
       {{- . | nindent 6 }}
       {{- end }}
-      # Where agents run the volume can be mounted.
+      # Where agents run the store can be reached.
       {{- with .Values.agent.nodeSelector }}
       nodeSelector:
         {{- toYaml . | nindent 8 }}
@@ -55,6 +54,9 @@ spec:
               type: RuntimeDefault
           env:
             {{- include "chrek.container.downward" (list "POD_NAME" "POD_NAMESPACE") | trim | nindent 12 }}
+            {{- with .Values.agent.extraEnv }}
+            {{- toYaml . | nindent 12 }}
+            {{- end }}
           # What it said last; the operator tells it.
           terminationMessagePolicy: FallbackToLogsOnError
           resources:
@@ -63,15 +65,16 @@ spec:
             - name: config
               mountPath: /etc/chrek
               readOnly: true
-            - name: store
-              mountPath: {{ $storage.pvc.basePath }}
+            {{- with include "chrek.store.mounts" . | trim }}
+            {{- . | nindent 12 }}
+            {{- end }}
       volumes:
         - name: config
           configMap:
             name: {{ include "chrek.config.name" . }}
             items:
               - {key: agent.yaml, path: agent.yaml}
-        - name: store
-          persistentVolumeClaim:
-            claimName: {{ include "chrek.claimName" . }}
+        {{- with include "chrek.store.volumes" . | trim }}
+        {{- . | nindent 8 }}
+        {{- end }}
 {{- end -}}

@@ -1,0 +1,299 @@
+"""What `chrek prune --dry-run` tells: what housekeeping would remove, or a deletion, and why.
+
+Read from the API server alone, by whoever may read there. The rules are the operator's own.
+"""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+import dataclasses
+import datetime
+import pathlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import click
+import msgspec
+import yaml
+
+from chrek import config, errors, identity, names, prune, state, variant
+from chrek.kube import workstation
+from chrek.operator import conditions, pods, templates, workloads
+from chrek.operator import housekeeping as rules
+
+Object = dict[str, Any]
+
+_LABELS = {"app.kubernetes.io/part-of": "chrek", "app.kubernetes.io/component": "config"}
+_FILE = "operator.yaml"
+_HEADER = ("NAMESPACE", "CHECKPOINT", "ARTIFACT", "SIZE", "LAST USE", "WHY")
+_DURATION = re.compile(r"([1-9][0-9]{0,4})([smhd])")
+_UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class Release(msgspec.Struct, frozen=True):
+    """What is read of a release's configuration, whatever its version."""
+
+    watchNamespaces: list[str]  # noqa: N815 - spelled as in the file
+    kind: str = ""
+    housekeeping: config.Housekeeping = config.Housekeeping()
+    deletionJobPath: str = ""  # noqa: N815 - the same
+
+    @property
+    def deletes(self) -> bool:
+        """Whether artifacts can be deleted; only an operator's configuration may say no."""
+        return bool(self.deletionJobPath) or self.kind != "OperatorConfig"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Question:
+    """What is asked.
+
+    Attributes:
+        namespace: of the checkpoints that are shown; None for all of the release's.
+        release_namespace: where the release is; None for `namespace`.
+        config_path: its configuration, instead of that in the cluster.
+        max_bytes: a quantity that takes the place of its quota.
+        unused_for: a duration that takes the place of its own.
+    """
+
+    namespace: str | None = None
+    release_namespace: str | None = None
+    config_path: pathlib.Path | None = None
+    max_bytes: str | None = None
+    unused_for: str | None = None
+
+
+def show(cluster: workstation.Cluster, question: Question, now: datetime.datetime) -> None:
+    """Print what housekeeping would remove.
+
+    Raises:
+        InputError, ConfigError: the settings are not to be had, or cannot be used.
+        ApiError: the API server refused or did not answer.
+    """
+    release = _release(cluster, question)
+    settings = release.housekeeping
+    if question.max_bytes is not None:
+        settings = msgspec.structs.replace(settings, maxBytes=_bytes(question.max_bytes))
+    if question.unused_for is not None:
+        settings = msgspec.structs.replace(settings, unusedSeconds=_seconds(question.unused_for))
+    found: list[rules.Artifact] = []
+    reserved = 0
+    for namespace in release.watchNamespaces:
+        for same, users in _identities(cluster, namespace):
+            there = rules.artifacts(same, users, now=now, deletes=release.deletes)
+            found += there
+            reserved += rules.running(same) * rules.expected_bytes(there)
+    plan = rules.plan(found, settings, now=now, reserved_bytes=reserved)
+    shown = [one for one in plan.removals if question.namespace in (None, one.artifact.namespace)]
+    _table((one.artifact, one.why) for one in shown)
+    _sum_up(plan, settings, found)
+
+
+def show_deletion(
+    cluster: workstation.Cluster, namespace: str, paths: Sequence[str], now: datetime.datetime
+) -> None:
+    """Print what a deletion of these paths would remove.
+
+    Args:
+        cluster: the API server.
+        namespace: of the checkpoints.
+        paths: `<hash>`, `<hash>/<variant>` or `<hash>/<variant>/<uuid>`.
+        now: the time, in UTC.
+
+    Raises:
+        InputError: a path is none.
+        ApiError: the API server refused or did not answer.
+    """
+    wanted = [prune.parse(path) for path in paths]
+    gone: list[tuple[rules.Artifact, str]] = []
+    for same, users in _identities(cluster, namespace):
+        for one in rules.artifacts(same, users, now=now):
+            place = (one.identity_hash, one.variant, one.uuid)
+            for path, parts in zip(paths, wanted, strict=True):
+                if all(part in ("", mine) for part, mine in zip(parts, place, strict=True)):
+                    warning = f"; note: {one.kept}" if one.kept else ""
+                    gone.append((one, f"deletion of {path}{warning}"))
+                    break
+    _table(gone)
+    size = conditions.human(sum(one.bytes for one, _ in gone))
+    click.echo(
+        f"{len(gone)} artifacts, {size}, would be deleted, and what is there of these paths that no"
+        f" {names.CHECKPOINT_KIND} lists"
+    )
+
+
+def _release(cluster: workstation.Cluster, question: Question) -> Release:
+    if question.config_path:
+        try:
+            return _decoded(question.config_path.read_text(), str(question.config_path))
+        except (OSError, UnicodeDecodeError) as err:
+            raise errors.ConfigError(
+                f"{question.config_path}: {err}", hint="give the operator's configuration"
+            ) from err
+    namespace = question.release_namespace or question.namespace or workstation.default_namespace()
+    where = workstation.path("v1", "configmaps", namespace)
+    found = {
+        item["metadata"]["name"]: item["data"][_FILE]
+        for item in cluster.find(where, labels=_LABELS)
+        if _FILE in (item.get("data") or {})
+    }
+    if len(found) > 1:
+        raise errors.InputError(
+            f"namespace {namespace} has several releases: {', '.join(sorted(found))}",
+            hint=f"write the key {_FILE} of one of these ConfigMaps to a file, and name it with "
+            "--config",
+        )
+    for name, text in found.items():
+        return _decoded(text, f"ConfigMap {namespace}/{name}: {_FILE}")
+    if question.max_bytes is None and question.unused_for is None:
+        raise errors.InputError(
+            f"namespace {namespace} has no release of chrek with an operator",
+            hint="name its namespace with --release-namespace, or give --max-bytes or --unused-for",
+        )
+    return Release(watchNamespaces=[namespace])
+
+
+def _decoded(text: str, source: str) -> Release:
+    try:
+        return msgspec.convert(yaml.safe_load(text), Release)
+    except (yaml.YAMLError, msgspec.ValidationError) as err:
+        raise errors.ConfigError(f"{source}: {err}", hint="the chart writes it") from err
+
+
+def _bytes(text: str) -> int:
+    found = int(workstation.quantity(text))
+    if found < 0:
+        raise errors.InputError(f"--max-bytes {text}: below 0", hint="0 means no quota")
+    return found
+
+
+def _seconds(text: str) -> int:
+    matched = _DURATION.fullmatch(text)
+    if matched:
+        return int(matched[1]) * _UNITS[matched[2]]
+    if text == "0":
+        return 0
+    raise errors.InputError(
+        f"--unused-for {text}: no duration", hint="write it like 30d, 720h, 90m or 45s"
+    )
+
+
+def _identities(
+    cluster: workstation.Cluster, namespace: str
+) -> Iterable[tuple[list[Object], rules.Users]]:
+    """The checkpoints of each identity of a namespace, and who uses their artifacts."""
+    by_hash: dict[str, list[Object]] = collections.defaultdict(list)
+    for item in _find(cluster, names.CHECKPOINT_PLURAL, namespace):
+        try:
+            raw = (item.get("spec") or {}).get("identity") or {}
+            digest = identity.parse(raw).hash()
+        except errors.InputError:
+            continue
+        by_hash[digest].append({**item, "status": state.status_of(item)})
+    if not by_hash:
+        return
+    where = workstation.path("v1", "pods", namespace)
+    workers = [
+        pods.project(pod) for pod in cluster.find(where, labels={names.LABEL_MANAGED: "true"})
+    ]
+    graphs = _find(cluster, names.GRAPH_PLURAL, namespace)
+    for digest, same in by_hash.items():
+        references = {digest, *(item["metadata"]["name"] for item in same)}
+        asked = [name for graph in graphs for name in _asked(graph, digest, same)]
+        yield (
+            same,
+            rules.users(
+                (pod for pod in workers if pod.reference in references),
+                asked=asked,
+                graph=any(references & workloads.references(graph) for graph in graphs),
+                known="" not in asked,
+            ),
+        )
+
+
+def _find(cluster: workstation.Cluster, plural: str, namespace: str) -> list[Object]:
+    try:
+        return cluster.find(workstation.path(names.API_VERSION, plural, namespace))
+    except errors.ApiError as err:
+        if err.status == 404 and plural == names.GRAPH_PLURAL:
+            return []
+        if err.status == 404:
+            raise errors.ApiError(
+                f"the cluster knows no {names.CHECKPOINT_KIND}: {err.message}",
+                status=404,
+                hint="install the chrek chart, which brings the CRDs",
+            ) from err
+        raise
+
+
+def _asked(graph: Mapping[str, Any], digest: str, same: Sequence[Object]) -> list[str]:
+    """Variants of an identity that a graph asks for; an empty one where that cannot be told."""
+    found = []
+    for name, service in ((graph.get("spec") or {}).get("services") or {}).items():
+        if not isinstance(service, Mapping):
+            continue
+        try:
+            wish = workloads.wish(service, name)
+            if wish is None or wish.known is None or wish.reference != digest:
+                continue
+            template = workloads.template(graph["metadata"]["name"], name, service)
+        except errors.InputError:
+            continue  # It gets no pods.
+        found.append(_variant(template, same))
+    return found
+
+
+def _variant(template: Object, same: Sequence[Object]) -> str:
+    """The variant of a service's pods; its image's registry is not asked."""
+    container = template["spec"]["containers"][0]
+    if container.get("command"):
+        return variant.of_container(container)
+    for checkpoint in same:
+        with contextlib.suppress(errors.UnsupportedError):
+            captured = templates.as_captured(template, checkpoint)
+            return variant.of_container(captured["spec"]["containers"][0])
+    return ""
+
+
+def _table(rows: Iterable[tuple[rules.Artifact, str]]) -> None:
+    """Print artifacts, a line each, with a header; nothing without any."""
+    lines = [
+        (
+            one.namespace,
+            one.checkpoint,
+            f"{one.identity_hash}/{one.variant}",
+            conditions.human(one.bytes),
+            conditions.timestamp(one.used_at),
+            why,
+        )
+        for one, why in rows
+    ]
+    if not lines:
+        return
+    *wide, _ = zip(_HEADER, *lines, strict=True)
+    widths = [max(map(len, column)) for column in wide]
+    for line in (_HEADER, *lines):
+        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
+        click.echo("  ".join([*cells, line[-1]]))
+
+
+def _sum_up(
+    plan: rules.Plan, settings: config.Housekeeping, found: Sequence[rules.Artifact]
+) -> None:
+    going = conditions.human(plan.used_bytes - plan.left_bytes)
+    left = conditions.human(plan.left_bytes)
+    quota = f" of {conditions.human(settings.maxBytes)}" if settings.maxBytes else ""
+    click.echo(f"{len(plan.removals)} artifacts, {going}, would go; {left}{quota} stay")
+    sizes: dict[str, list[int]] = collections.defaultdict(list)
+    for one in found:
+        if one.kept:
+            sizes[one.kept].append(one.bytes)
+    for reason, kept in sorted(sizes.items()):
+        click.echo(f"  {len(kept)}, {conditions.human(sum(kept))}, stay: {reason}")
+    over = plan.over_bytes(settings)
+    if over:
+        click.echo(f"the quota is passed by {conditions.human(over)}, and nothing more may go")
+    if not settings.maxBytes and not settings.unusedSeconds:
+        click.echo("housekeeping is off: neither maxBytes nor unusedFor is set")

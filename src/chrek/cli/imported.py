@@ -1,0 +1,211 @@
+"""DynamoCheckpoints of artifacts that came from elsewhere.
+
+The operator goes on from the status that it finds, so an artifact that stands there is one that it
+has: pods that fit are restored from it. Whoever may write the status of DynamoCheckpoints may
+therefore say that an artifact was imported; the agents believe its digest, as they do that of a
+capture. The write carries the resource version that it was decided on, as the operator's do.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import click
+import yaml
+
+from chrek import errors, identity, manifest, names, state
+
+if TYPE_CHECKING:
+    from chrek.kube import workstation
+
+Object = dict[str, Any]
+
+ATTEMPTS = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """The DynamoCheckpoint that is to have the artifact."""
+
+    namespace: str
+    name: str
+    raw: Mapping[str, Any]
+    """Its identity, as it was written."""
+    known: identity.Identity
+
+
+def read_identity(file: str) -> tuple[Mapping[str, Any], identity.Identity]:
+    """Read an identity: by itself, or as the spec of a DynamoCheckpoint has it.
+
+    Args:
+        file: YAML or JSON.
+
+    Raises:
+        InputError: there is none, or it cannot be used.
+    """
+    try:
+        with open(file, encoding="utf-8") as stream:
+            found = yaml.safe_load(stream)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, ValueError, RecursionError) as err:
+        reason = getattr(err, "strerror", None) or err
+        raise errors.InputError(
+            f"{file}: cannot be read: {reason}", hint="give a YAML file with the identity"
+        ) from err
+    if isinstance(found, Mapping) and found.get("kind") == names.CHECKPOINT_KIND:
+        spec = found.get("spec")
+        found = spec.get("identity") if isinstance(spec, Mapping) else None
+    known = identity.parse(found, f"{file}: identity")
+    return found, known
+
+
+def make_ready(
+    cluster: workstation.Cluster,
+    wanted: Checkpoint,
+    described: manifest.Manifest,
+    digest: str,
+    now: datetime.datetime,
+) -> None:
+    """Have a DynamoCheckpoint use an artifact; it is created when there is none.
+
+    Args:
+        cluster: the API server.
+        wanted: which one.
+        described: the artifact, in the store of its namespace.
+        digest: of its manifest.
+        now: the time, in UTC.
+
+    Raises:
+        InputError: it is of another identity, shares another one's artifacts, or is full.
+        ApiError: the API server refused or did not answer. UnsupportedError: it drops variants.
+    """
+    label = f"{names.CHECKPOINT_KIND} {wanted.name}"
+    if cluster.get(_path(wanted)) is None:
+        _create(cluster, wanted)
+        click.echo(f"{label} created")
+    for _ in range(ATTEMPTS):
+        patch = _patch(cluster, wanted, described, digest, now)
+        if patch is None:
+            click.echo(f"{label} has the artifact already")
+            return
+        try:
+            answer = cluster.merge(f"{_path(wanted)}/status", patch)
+        except errors.ApiError as err:
+            if err.status == 409:
+                continue  # The operator was faster.
+            raise
+        if state.dropped(answer.get("status") or {}, patch["status"]):
+            raise errors.UnsupportedError(
+                f"{label}: the CRD of another chart keeps no variants",
+                hint="only chrek's operator can write such a status",
+            )
+        click.echo(f"{label} has the artifact; the operator makes it Ready")
+        return
+    raise errors.ApiError(
+        f"{label} changes all the time", status=409, hint="run it again: the artifact is there"
+    )
+
+
+def _create(cluster: workstation.Cluster, wanted: Checkpoint) -> None:
+    body = {
+        "apiVersion": names.API_VERSION,
+        "kind": names.CHECKPOINT_KIND,
+        "metadata": {"name": wanted.name, "namespace": wanted.namespace},
+        # No pod template: what else is to be captured of this identity, serving pods are.
+        "spec": {
+            "identity": dict(wanted.raw),
+            "captureSource": str(names.CaptureSource.WORKER),
+        },
+    }
+    try:
+        cluster.create(_path(wanted, ""), body)
+    except errors.ApiError as err:
+        if err.status == 404:
+            raise errors.ApiError(
+                f"the cluster knows no {names.CHECKPOINT_KIND}: {err.message}",
+                status=404,
+                hint="install the chrek chart, which brings the CRDs",
+            ) from err
+        if err.status != 409:
+            raise
+
+
+def _patch(
+    cluster: workstation.Cluster,
+    wanted: Checkpoint,
+    described: manifest.Manifest,
+    digest: str,
+    now: datetime.datetime,
+) -> Object | None:
+    """What the status has to be merged with; None when it has the artifact."""
+    from chrek.operator import conditions
+    from chrek.operator import status as statuses
+
+    item = _own(cluster, wanted)
+    status = state.status_of(item)
+    variants = status.get("variants") or []
+    if any((v["uuid"], v["digest"]) == (described.uuid, digest) for v in variants):
+        return None
+    new = {
+        "name": described.variant,
+        "uuid": described.uuid,
+        "digest": digest,
+        "image": described.source.image,
+        "bytes": described.bytes,
+        "createdAt": conditions.timestamp(now),
+        "steps": described.steps,
+    }
+    replaced = [v for v in variants if v["name"] == described.variant]
+    kept = [v for v in variants if v not in replaced]
+    if len(kept) >= statuses.MAX_VARIANTS:
+        raise errors.InputError(
+            f"{names.CHECKPOINT_KIND} {wanted.name} has {len(kept)} variants already",
+            hint="delete one that is not used, or the DynamoCheckpoint",
+            reason=names.Reason.TOO_MANY_VARIANTS,
+        )
+    changed: Object = {"variants": [new, *kept]}
+    # The operator deletes what is listed there.
+    gone = {f"{v['name']}/{v['uuid']}" for v in replaced if v["uuid"] != described.uuid}
+    if gone:
+        changed["garbage"] = sorted({*(status.get("garbage") or []), *gone})
+    return {"metadata": {"resourceVersion": item["metadata"]["resourceVersion"]}, "status": changed}
+
+
+def _own(cluster: workstation.Cluster, wanted: Checkpoint) -> Object:
+    """The DynamoCheckpoint, if it is the one of its identity that owns artifacts."""
+    from chrek.operator import cache
+
+    hashed = wanted.known.hash()
+    same = [item for item in cluster.find(_path(wanted, "")) if _hash(item) == hashed]
+    found = next((item for item in same if item["metadata"]["name"] == wanted.name), None)
+    if found is None:
+        raise errors.InputError(
+            f"{names.CHECKPOINT_KIND} {wanted.name} is of another identity than the artifact",
+            hint="choose another name",
+        )
+    owner = cache.oldest(same) or found
+    if owner["metadata"]["name"] != wanted.name:
+        raise errors.InputError(
+            f"{names.CHECKPOINT_KIND} {wanted.name} shares the artifacts of "
+            f"{owner['metadata']['name']}, which is older",
+            hint=f"say --checkpoint {wanted.namespace}/{owner['metadata']['name']}",
+        )
+    return found
+
+
+def _hash(item: Mapping[str, Any]) -> str:
+    """The identity hash of a DynamoCheckpoint; empty when it has none."""
+    try:
+        return identity.parse((item.get("spec") or {}).get("identity") or {}).hash()
+    except errors.InputError:
+        return ""
+
+
+def _path(wanted: Checkpoint, name: str | None = None) -> str:
+    """The object's path; with an empty name that of the collection."""
+    from chrek.kube import workstation
+
+    chosen = wanted.name if name is None else name
+    return workstation.path(names.API_VERSION, names.CHECKPOINT_PLURAL, wanted.namespace, chosen)

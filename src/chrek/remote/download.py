@@ -1,0 +1,255 @@
+"""An artifact in the store -> its files, verified, within a bounded amount of memory.
+
+Chunks that lie side by side in a pack are asked for at once, and several such requests are under
+way. Each chunk is opened, decompressed, compared with its id and written to its place on a thread.
+What no row of the table covers is zero, and stays a hole of the file. That the table told the truth
+is seen when the files are compared with the manifest, as those of every artifact are.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Callable, Iterator, Sequence
+
+import blake3
+
+from chrek import digest, errors, manifest
+from chrek import store as stores
+from chrek.remote import backend, index, pack, places, seal, table
+
+REQUEST_BYTES = 8 << 20
+GAP_BYTES = 128 << 10
+"""So much that nobody asked for is read rather than another request made."""
+REQUESTS_AT_ONCE = 8
+NAME_BYTES = 255
+"""No file system of a node takes longer names. Source: NAME_MAX of the kernel's limits.h."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """A range of a pack and the rows of the table that lie in it."""
+
+    pack: int
+    offset: int
+    size: int
+    rows: Sequence[int]
+
+
+def requests(where: places.Places) -> list[Request]:
+    """What to ask for, in the order of packs."""
+    order = sorted(range(len(where.places)), key=lambda n: where.places[n][:2])
+    found: list[Request] = []
+    rows: list[int] = []
+    pack_number, begin, end = -1, 0, 0
+    for number in order:
+        place = where.places[number]
+        after = max(end, place.offset + place.size)
+        near = place.pack == pack_number and place.offset <= end + GAP_BYTES
+        if not near or after - begin > REQUEST_BYTES:
+            if rows:
+                found.append(Request(pack_number, begin, end - begin, tuple(rows)))
+            rows, pack_number, begin, after = (
+                [],
+                place.pack,
+                place.offset,
+                place.offset + place.size,
+            )
+        rows.append(number)
+        end = after
+    if rows:
+        found.append(Request(pack_number, begin, end - begin, tuple(rows)))
+    return found
+
+
+class _Download:
+    """One artifact on its way."""
+
+    def __init__(
+        self,
+        server: backend.Backend,
+        key: backend.Key,
+        contents: index.Contents,
+        descriptors: Sequence[int],
+        sealer: seal.Sealer,
+        pool: concurrent.futures.ThreadPoolExecutor,
+        on_bytes: Callable[[int], None],
+    ) -> None:
+        self._server = server
+        self._namespace = key.namespace
+        self._contents = contents
+        self._descriptors = descriptors
+        self._sealer = sealer
+        self._pool = pool
+        self._on_bytes = on_bytes
+        self._headers: dict[int, asyncio.Task[bytes]] = {}
+
+    async def run(self) -> None:
+        waiting = iter(requests(self._contents.places))
+
+        async def work() -> None:
+            for request in waiting:
+                await self._fetch(request)
+
+        tasks = [asyncio.create_task(work()) for _ in range(REQUESTS_AT_ONCE)]
+        try:
+            await asyncio.gather(*tasks)
+        finally:
+            every = [*tasks, *self._headers.values()]
+            for task in every:
+                task.cancel()
+            await asyncio.gather(*every, return_exceptions=True)
+
+    async def _fetch(self, request: Request) -> None:
+        name = self._contents.places.packs[request.pack].name
+        header = await self._header(request.pack)
+        data = await self._server.read_pack(self._namespace, name, request.offset, request.size)
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._pool, self._write, request, header, data)
+        self._on_bytes(len(data))
+
+    async def _header(self, number: int) -> bytes:
+        if not self._sealer.header_bytes:
+            return b""
+        if number not in self._headers:
+            name = self._contents.places.packs[number].name
+            read = self._server.read_pack(self._namespace, name, 0, self._sealer.header_bytes)
+            self._headers[number] = asyncio.ensure_future(read)
+        return await asyncio.shield(self._headers[number])
+
+    def _write(self, request: Request, header: bytes, data: bytes) -> None:
+        view = memoryview(data)
+        for number in request.rows:
+            row, place = self._contents.rows[number], self._contents.places.places[number]
+            at = place.offset - request.offset
+            encoded = self._sealer.open(
+                header,
+                place.offset,
+                row.id,
+                place.codec,
+                row.size,
+                view[at : at + place.size],
+            )
+            chunk = pack.decode(pack.Codec(place.codec), encoded, row.size)
+            if self._sealer.chunk_id(chunk) != row.id:
+                raise errors.ArtifactError(
+                    f"{self._contents.described.files[row.file].name}: the bytes from"
+                    f" {row.offset} on are not those that were captured",
+                    hint="the artifact is damaged: make the checkpoint again",
+                )
+            _write_all(self._descriptors[row.file], chunk, row.offset)
+
+
+async def find(
+    server: backend.Backend, sealer: seal.Sealer, key: backend.Key, described: manifest.Manifest
+) -> index.Contents:
+    """Read the tables of an artifact, and see that its files can be made of them.
+
+    Args:
+        described: its manifest, which the checkpoint's status vouches for.
+
+    Raises:
+        ArtifactError: missing or damaged. StoreError: the server failed.
+    """
+    _check_names(described.files)
+    rows, where = await index.tables(server, sealer, key, described)
+    _check_holes(described.files, rows)
+    return index.Contents(described, rows, where)
+
+
+async def download(
+    server: backend.Backend,
+    sealer: seal.Sealer,
+    key: backend.Key,
+    contents: index.Contents,
+    directory: pathlib.Path,
+    *,
+    on_bytes: Callable[[int], None] = lambda _: None,
+) -> None:
+    """Fetch the files of an artifact into an empty stage.
+
+    Args:
+        contents: what `find` found.
+        directory: of the stage.
+        on_bytes: told how many more bytes have been read and written.
+
+    Raises:
+        ArtifactError: missing or damaged. StoreError: the server failed, or the disk.
+    """
+    with (
+        _made(directory, contents.described.files) as descriptors,
+        concurrent.futures.ThreadPoolExecutor(digest.THREADS) as pool,
+    ):
+        await _Download(server, key, contents, descriptors, sealer, pool, on_bytes).run()
+
+
+def _check_names(files: Sequence[manifest.File]) -> None:
+    """See that a stage can hold files of these names, and that none is the store's own."""
+    for file in files:
+        folder, _, name = file.name.rpartition("/")
+        right = folder == stores.IMAGES or (not folder and name not in stores.OWN_NAMES)
+        if not right or len(name.encode()) > NAME_BYTES:
+            raise errors.ArtifactError(
+                f"{manifest.NAME}: no file of an artifact can be called {file.name[:NAME_BYTES]!r}",
+                hint="the artifact is damaged: make the checkpoint again",
+            )
+
+
+def _check_holes(files: Sequence[manifest.File], rows: table.Table) -> None:
+    """See that the manifest too calls zero what no row covers.
+
+    Else sizes that nobody has captured could claim room, and what other artifacts need would go.
+    """
+    covered = [bytearray(len(file.chunks)) for file in files]
+    for row in rows:
+        for at in (row.offset, row.offset + row.size - 1):
+            covered[row.file][at // manifest.CHUNK_BYTES] = 1
+    for file, marks in zip(files, covered, strict=True):
+        for number, (mark, wanted) in enumerate(zip(marks, file.chunks, strict=True)):
+            at = number * manifest.CHUNK_BYTES
+            if not mark and wanted != _zeros(min(manifest.CHUNK_BYTES, file.size - at)):
+                raise table.damaged(f"the chunk table: {file.name} lacks what is at {at}")
+
+
+@functools.lru_cache(maxsize=64)
+def _zeros(size: int) -> str:
+    """Digest of so many zeros."""
+    return blake3.blake3(bytes(size)).hexdigest()
+
+
+@contextlib.contextmanager
+def _made(directory: pathlib.Path, files: Sequence[manifest.File]) -> Iterator[list[int]]:
+    """New files of the right sizes, all of them holes."""
+    with contextlib.ExitStack() as stack:
+        found = []
+        for file in files:
+            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            try:
+                fd = os.open(directory / file.name, flags, 0o600)
+                stack.callback(os.close, fd)
+                os.ftruncate(fd, file.size)
+            except OSError as err:
+                raise _disk(directory, err) from err
+            found.append(fd)
+        yield found
+
+
+def _write_all(fd: int, data: bytes | memoryview, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        try:
+            count = os.pwrite(fd, view, offset)
+        except OSError as err:
+            raise _disk(pathlib.Path(os.readlink(f"/proc/self/fd/{fd}")), err) from err
+        view, offset = view[count:], offset + count
+
+
+def _disk(path: pathlib.Path, err: OSError) -> errors.StoreError:
+    return errors.StoreError(
+        f"{path}: {err.strerror}", hint="check the disk of storage.cache.hostPath"
+    )

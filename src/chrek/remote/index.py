@@ -1,0 +1,104 @@
+"""Chunks that a namespace's artifacts have in the store already: they need not be sent again.
+
+Artifacts of the same identity are looked at first, then the newest of the namespace. A pack of
+which they use less than half is not referred to any more, so that it goes with them: that bounds
+what the store holds beyond what its artifacts need.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import dataclasses
+
+from chrek import errors, log, manifest
+from chrek.remote import backend, places, seal, table
+
+LOG = log.get(__name__)
+MOST_ARTIFACTS = 8
+WORTH_KEEPING = 0.5
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """Where a chunk lies."""
+
+    pack: backend.Pack
+    place: places.Place
+
+
+@dataclasses.dataclass(frozen=True)
+class Contents:
+    """One artifact's tables, decoded."""
+
+    described: manifest.Manifest
+    rows: table.Table
+    places: places.Places
+
+
+async def read(server: backend.Backend, sealer: seal.Sealer, key: backend.Key) -> Contents:
+    """An artifact as it is in the store, whose manifest nobody vouches for.
+
+    Raises:
+        ArtifactError: it is not there, or damaged. StoreError: the server failed.
+    """
+    text = await part(server, sealer, key, backend.Part.MANIFEST)
+    described = manifest.decode(text)
+    rows, where = await tables(server, sealer, key, described)
+    return Contents(described, rows, where)
+
+
+async def tables(
+    server: backend.Backend, sealer: seal.Sealer, key: backend.Key, described: manifest.Manifest
+) -> tuple[table.Table, places.Places]:
+    """Both tables of an artifact, checked against its manifest and each other.
+
+    Raises:
+        ArtifactError: missing or damaged. StoreError: the server failed.
+    """
+    rows_data, places_data = await asyncio.gather(
+        part(server, sealer, key, backend.Part.TABLE),
+        part(server, sealer, key, backend.Part.PLACES),
+    )
+    rows = table.decode(rows_data, described.files)
+    return rows, places.decode(places_data, len(rows))
+
+
+async def part(
+    server: backend.Backend, sealer: seal.Sealer, key: backend.Key, which: backend.Part
+) -> bytes:
+    """A part of an artifact, opened."""
+    return sealer.open_part(which, label(key), await server.read(key, which))
+
+
+def label(key: backend.Key) -> str:
+    """What a sealed part says it belongs to."""
+    return "/".join((key.namespace, key.identity_hash, key.variant, key.uuid))
+
+
+async def known(
+    server: backend.Backend, sealer: seal.Sealer, key: backend.Key
+) -> dict[bytes, Known]:
+    """Chunk id -> where it is, of artifacts that a new one may resemble."""
+    entries = await server.entries(key.namespace)
+    entries.sort(key=lambda entry: entry.key.identity_hash != key.identity_hash)
+    present = {pack.name for pack in await server.packs(key.namespace)}
+    found: dict[bytes, Known] = {}
+    used: collections.Counter[str] = collections.Counter()
+    for entry in entries[:MOST_ARTIFACTS]:
+        try:
+            contents = await read(server, sealer, entry.key)
+        except errors.ChrekError as err:
+            # It is of no use to a pod either; whoever is to be restored from it says so.
+            LOG.warning("artifact cannot be read", uuid=entry.key.uuid, error=str(err))
+            continue
+        for row, place in zip(contents.rows, contents.places.places, strict=True):
+            pack = contents.places.packs[place.pack]
+            if row.id not in found and (server.collects or pack.name in present):
+                found[row.id] = Known(pack, place)
+                used[pack.name] += place.size
+    return {
+        chunk: one
+        for chunk, one in found.items()
+        if used[one.pack.name] >= WORTH_KEEPING * one.pack.size
+    }

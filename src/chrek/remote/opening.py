@@ -1,0 +1,120 @@
+"""The server that the configuration names, with the node's cache and the store's keys."""
+
+from __future__ import annotations
+
+import functools
+import os
+import pathlib
+
+from chrek import config, errors
+from chrek.remote import backend, bucket, cache, keys, repository, seal, server, uri
+from chrek.remote import store as remote
+
+CHECK_SECONDS = 60.0
+
+
+class Remote:
+    """One server, and the stores of all namespaces on it."""
+
+    def __init__(self, settings: config.Storage, *, transfer_seconds: float) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            settings: `type` is not `pvc`.
+            transfer_seconds: the longest time for an upload or a download.
+
+        Raises:
+            ConfigError: the URI cannot be used.
+        """
+        if settings.type == "s3":
+            uri.bucket_place(settings.s3)
+            self._uri = settings.s3.uri.rstrip("/")
+        else:
+            uri.repository_place(settings.oci.uri)
+            self._uri = settings.oci.uri.rstrip("/")
+        self._seconds = transfer_seconds
+        self._cache = cache.Cache(pathlib.Path(settings.cache.path), settings.cache.sizeBytes)
+        self._server = server.Server(
+            functools.partial(_backend, settings), functools.partial(_unlock, settings.encryption)
+        )
+        self._intact: set[str] = set()
+
+    def store(self, namespace: str) -> remote.Store:
+        """The store of a namespace, which is empty for the release's own."""
+        return remote.Store(
+            *(self._server, self._cache, self._location, namespace),
+            transfer_seconds=self._seconds,
+            intact=self._intact,
+        )
+
+    def _location(self, namespace: str, identity_hash: str) -> str:
+        return "/".join((self._uri, *(("ns", namespace) if namespace else ()), identity_hash))
+
+    def check(self) -> None:
+        """See that the server takes, gives and removes objects, and that the cache can be written.
+
+        Raises:
+            StoreError, ConfigError: says what is wrong.
+        """
+        self._server.run(lambda one, _: one.check(), timeout_seconds=CHECK_SECONDS)
+        self._cache.make_room(0)
+        if not os.access(self._cache.path, os.W_OK):
+            raise errors.StoreError(
+                f"the cache {self._cache.path} cannot be written",
+                hint="check storage.cache.hostPath on this node",
+            )
+
+    def close(self) -> None:
+        """End connections."""
+        self._server.close()
+
+
+def _backend(settings: config.Storage) -> backend.Backend:
+    if settings.type == "s3":
+        return bucket.Bucket(settings.s3)
+    return repository.Repository(settings.oci)
+
+
+async def _unlock(settings: config.Encryption, one: backend.Backend) -> seal.Sealer:
+    """What seals and opens artifacts: by the store's keys, which are made when it has none.
+
+    Raises:
+        ConfigError: the Secret has no usable key. StoreError: it is not the store's.
+    """
+    stored = await one.read_keys()
+    if not settings.keyPath:
+        if stored is not None:
+            raise errors.StoreError(
+                "the store is encrypted and this release has no key",
+                hint="name the Secret with its key in storage.encryption.keySecretRef",
+            )
+        return seal.Plain()
+    wrappings = keys.read(pathlib.Path(settings.keyPath))
+    if stored is None:
+        stored = await _first_keys(wrappings[0], one)
+    rewrapped = seal.rewrap(stored, wrappings)
+    if rewrapped != stored:
+        await one.write_keys(rewrapped, replace=True)
+    return seal.Sealed(seal.unwrap(rewrapped, wrappings))
+
+
+async def _first_keys(wrapping: keys.Wrapping, one: backend.Backend) -> bytes:
+    """Make the store's keys, or find those that somebody else has just made.
+
+    Raises:
+        StoreError: it had some, for there are artifacts that were sealed with them.
+    """
+    for entry in (await one.entries(""))[:1]:
+        text = await one.read(entry.key, backend.Part.MANIFEST)
+        if text.startswith(seal.MAGIC):
+            raise errors.StoreError(
+                f"{keys.NAME} of the store is gone, and artifact {entry.key.uuid} is encrypted",
+                hint="put it back from a backup, or delete the checkpoints and begin anew",
+            )
+    made = seal.new_store_keys(wrapping)
+    if await one.write_keys(made):
+        return made
+    stored = await one.read_keys()
+    if stored is None:
+        raise errors.StoreError("the store's keys were made and are gone", hint="try again")
+    return stored

@@ -1,0 +1,91 @@
+"""A server for callers that have no event loop: captures and restores run in threads.
+
+All calls of one server share a loop on a thread of its own, so connections are kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import threading
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any, TypeVar
+
+from chrek import errors, names
+from chrek.remote import backend, seal
+
+ResultT = TypeVar("ResultT")
+Work = Callable[[backend.Backend, seal.Sealer], Coroutine[Any, Any, ResultT]]
+
+
+class Server:
+    """One server, its encryption, and the thread that talks to it."""
+
+    def __init__(
+        self,
+        make: Callable[[], backend.Backend],
+        unlock: Callable[[backend.Backend], Awaitable[seal.Sealer]],
+    ) -> None:
+        """Prepare; the thread starts with the first call.
+
+        Args:
+            make: makes the backend, in the thread and the loop that will use it.
+            unlock: makes what seals and opens the artifacts of this backend.
+        """
+        self._make = make
+        self._unlock = unlock
+        self._backend: backend.Backend | None = None
+        self._sealer: seal.Sealer | None = None
+        self._loop = asyncio.new_event_loop()
+        self._thread: threading.Thread | None = None
+        self._lock = threading.Lock()
+
+    def run(
+        self,
+        work: Work[ResultT],
+        *,
+        timeout_seconds: float,
+    ) -> ResultT:
+        """Run a coroutine to its end; called from any thread but the server's own.
+
+        Raises:
+            StoreError: it took too long.
+        """
+        with self._lock:
+            if self._thread is None:
+                self._thread = threading.Thread(
+                    target=self._loop.run_forever, name="chrek-store", daemon=True
+                )
+                self._thread.start()
+        future = asyncio.run_coroutine_threadsafe(self._call(work, timeout_seconds), self._loop)
+        try:
+            return future.result()
+        except (TimeoutError, concurrent.futures.CancelledError) as err:
+            raise errors.StoreError(
+                f"the store did not finish in {timeout_seconds:g} s",
+                reason=names.Reason.STORE_FAILED,
+                hint="see how fast the node reaches it, and what else it does",
+            ) from err
+
+    async def _call(
+        self,
+        work: Work[ResultT],
+        timeout_seconds: float,
+    ) -> ResultT:
+        if self._backend is None:
+            self._backend = self._make()
+        async with asyncio.timeout(timeout_seconds):
+            if self._sealer is None:
+                self._sealer = await self._unlock(self._backend)
+            return await work(self._backend, self._sealer)
+
+    def close(self) -> None:
+        """End connections and the thread."""
+        with self._lock:
+            thread, self._thread = self._thread, None
+        if thread is not None:
+            if self._backend is not None:
+                asyncio.run_coroutine_threadsafe(self._backend.close(), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            thread.join()
+        self._loop.close()

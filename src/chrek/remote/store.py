@@ -1,0 +1,376 @@
+"""Artifacts on a server, behind the same interface as those on a volume.
+
+A capture fills a stage in the node's cache; commit uploads it, and it stays as this node's copy. A
+restore finds the artifact in the cache, or fetches it into it first. What the cache has from an
+agent before this one is compared with its manifest once, before anything is restored from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+import time
+from collections.abc import Callable, Iterator
+
+from chrek import digest, errors, log, manifest, names, removal
+from chrek import store as stores
+from chrek.remote import backend, download, index, prune, upload
+from chrek.remote import cache as caches
+from chrek.remote import server as servers
+
+LOG = log.get(__name__)
+OPEN_SECONDS = 10.0
+"""For a manifest: a pod waits for the decision."""
+QUICK_SECONDS = 30.0
+"""For what is small: a listing, a deletion."""
+COLLECTION_SECONDS = 1800.0
+
+
+class Store:
+    """The artifacts of one namespace."""
+
+    def __init__(
+        self,
+        server: servers.Server,
+        cache: caches.Cache,
+        location: Callable[[str, str], str],
+        namespace: str,
+        *,
+        transfer_seconds: float,
+        intact: set[str],
+    ) -> None:
+        """Describe; nothing is read yet.
+
+        Args:
+            location: namespace and identity hash -> URI.
+            namespace: empty for the release's own.
+            transfer_seconds: the longest time for an upload or a download.
+            intact: uuids of what is in the cache and was compared with its manifest; shared by the
+                stores of a process.
+        """
+        self._server = server
+        self._cache = cache
+        self._location = location
+        self._namespace = namespace
+        self._seconds = transfer_seconds
+        self._local = cache.store(namespace)
+        self._intact = intact
+
+    @property
+    def base(self) -> pathlib.Path:
+        """The cache, where stages are filled."""
+        return self._cache.path
+
+    def location(self, identity_hash: str) -> str:
+        """What the status of a DynamoCheckpoint calls Location."""
+        self._local.location(identity_hash)
+        return self._location(self._namespace, identity_hash)
+
+    def make_room(self, needed_bytes: int) -> None:
+        """Evict artifacts from the cache.
+
+        Raises:
+            StoreError: reason NotEnoughSpace.
+        """
+        self._cache.make_room(needed_bytes)
+
+    def stage(self, identity_hash: str, variant: str, uuid: str = "") -> stores.Stage:
+        """Make a new, empty generation directory in the cache."""
+        return self._local.stage(identity_hash, variant, uuid)
+
+    def commit(self, stage: stores.Stage, described: manifest.Manifest) -> str:
+        """Upload the stage and make the artifact exist.
+
+        Returns:
+            The manifest's digest.
+
+        Raises:
+            StoreError: the server failed; there is no such artifact.
+        """
+        return self.commit_text(stage, manifest.encode(described))
+
+    def commit_text(self, stage: stores.Stage, data: bytes) -> str:
+        """As `commit`, of a manifest that is encoded already: it is stored byte for byte."""
+        described = manifest.decode(data)
+        key = self._key(described.identityHash, described.variant, described.uuid)
+        self._local.check_new(stage)
+        begin = time.monotonic()
+        with self._cache.using(key):
+            done = self._server.run(
+                lambda one, sealer: upload.upload(one, sealer, key, stage.path, data),
+                timeout_seconds=self._seconds,
+            )
+            LOG.info(
+                "uploaded",
+                uuid=described.uuid,
+                bytes=described.bytes,
+                sent_bytes=done.sent_bytes,
+                packs=done.packs,
+                chunks=done.chunks,
+                known_chunks=done.known_chunks,
+                seconds=round(time.monotonic() - begin, 3),
+            )
+            try:
+                self._local.commit_text(stage, data)
+                self._intact.add(described.uuid)
+            except errors.StoreError as err:
+                # The artifact exists; this node has to fetch it like any other.
+                LOG.warning("not kept in the cache", uuid=described.uuid, error=str(err))
+                self._local.discard(stage)
+        return manifest.digest(data)
+
+    def open(self, identity_hash: str, variant: str, uuid: str, digest: str) -> stores.Artifact:
+        """Find a committed artifact, in the cache or on the server.
+
+        Raises:
+            ArtifactError: missing, or its manifest is not the one that was committed.
+            StoreError: the server cannot be reached.
+        """
+        parts = (identity_hash, variant, uuid)
+        key = self._key(*parts)
+        with contextlib.suppress(errors.ArtifactError, errors.StoreError):
+            return self._local.open(*parts, digest)
+        path = pathlib.Path(self._local.location(identity_hash)) / variant / uuid
+        data = self._text(key)
+        described = manifest.decode(data, expected_digest=digest)
+        if (described.identityHash, described.variant, described.uuid) != parts:
+            raise errors.ArtifactError(f"{path}: the manifest is that of another artifact")
+        return stores.Artifact(path=path, manifest=described, text=data)
+
+    def _text(self, key: backend.Key) -> bytes:
+        """The manifest, as it is on the server."""
+        return self._server.run(
+            lambda one, sealer: index.part(one, sealer, key, backend.Part.MANIFEST),
+            timeout_seconds=OPEN_SECONDS,
+        )
+
+    def stored_digest(self, identity_hash: str, variant: str, uuid: str) -> str:
+        """Digest of the manifest on the server, for those who have no status that names it.
+
+        Raises:
+            ArtifactError: there is none. StoreError: the server failed.
+        """
+        return manifest.digest(self._text(self._key(identity_hash, variant, uuid)))
+
+    def artifacts(self, identity_hash: str = "") -> list[stores.ArtifactPath]:
+        """Artifacts on the server, of one identity or of all, in the order of their names.
+
+        Raises:
+            StoreError: the server failed.
+        """
+        if identity_hash:
+            stores.check_names(identity_hash)
+        found = self._server.run(
+            lambda one, _: one.entries(self._namespace, identity_hash),
+            timeout_seconds=QUICK_SECONDS,
+        )
+        return sorted((e.key.identity_hash, e.key.variant, e.key.uuid) for e in found)
+
+    @contextlib.contextmanager
+    def fetched(self, artifact: stores.Artifact) -> Iterator[stores.Artifact]:
+        """While inside, the artifact is in the cache and stays there.
+
+        Whoever finds it damaged raises that out of here, and the next one looks at it anew.
+
+        Raises:
+            ArtifactError: missing or damaged on the server. StoreError: the server or the disk.
+        """
+        described = artifact.manifest
+        key = self._key(described.identityHash, described.variant, described.uuid)
+        with self._cache.using(key):
+            with self._cache.alone(key):
+                if not self._have(key, artifact):
+                    self._fetch(key, artifact)
+            self._cache.touch(key)
+            try:
+                yield artifact
+            except errors.ArtifactError:
+                self._intact.discard(key.uuid)
+                raise
+
+    def _have(self, key: backend.Key, artifact: stores.Artifact) -> bool:
+        """Whether the cache has it, undamaged."""
+        try:
+            there = self._local.stored_digest(key.identity_hash, key.variant, key.uuid)
+        except (errors.ArtifactError, errors.StoreError):
+            self._intact.discard(key.uuid)
+            return False
+        try:
+            if there != manifest.digest(_text(artifact)):
+                raise errors.ArtifactError("another manifest is there")
+            if key.uuid not in self._intact:
+                verify(artifact)
+        except errors.ArtifactError as err:
+            LOG.warning("damaged in the cache", uuid=key.uuid, error=str(err))
+            self._intact.discard(key.uuid)
+            self._cache.drop(key)
+            return False
+        self._intact.add(key.uuid)
+        return True
+
+    def _fetch(self, key: backend.Key, artifact: stores.Artifact) -> None:
+        begin = time.monotonic()
+        contents = self._server.run(
+            lambda one, sealer: download.find(one, sealer, key, artifact.manifest),
+            timeout_seconds=self._seconds,
+        )
+        self._cache.make_room(sum(row.size for row in contents.rows))
+        self._local.discard(stores.Stage(key.uuid, artifact.path))
+        stage = self._local.stage(key.identity_hash, key.variant, key.uuid)
+        read = 0
+
+        def on_bytes(count: int) -> None:
+            nonlocal read
+            read += count
+
+        try:
+            self._server.run(
+                lambda one, sealer: download.download(
+                    *(one, sealer, key, contents, stage.path), on_bytes=on_bytes
+                ),
+                timeout_seconds=max(1.0, begin + self._seconds - time.monotonic()),
+            )
+            self._local.commit_text(stage, _text(artifact))
+        except BaseException:
+            self._local.discard(stage)
+            raise
+        self._intact.add(key.uuid)
+        seconds, size = round(time.monotonic() - begin, 3), artifact.manifest.bytes
+        LOG.info("fetched", uuid=key.uuid, bytes=size, read_bytes=read, seconds=seconds)
+
+    def discard(self, stage: stores.Stage) -> None:
+        """Remove a stage that was not committed."""
+        self._local.discard(stage)
+
+    def empty(self, identity_hash: str) -> bool:
+        """Whether nothing of an identity is left on the server.
+
+        Raises:
+            StoreError: the server failed.
+        """
+        stores.check_names(identity_hash)
+        return not self._server.run(
+            lambda one, _: one.entries(self._namespace, identity_hash),
+            timeout_seconds=QUICK_SECONDS,
+        )
+
+    def delete(
+        self,
+        identity_hash: str,
+        variant: str = "",
+        uuid: str = "",
+        *,
+        stage_seconds: float,
+        on_deleted: Callable[[removal.Deleted], None] = lambda _: None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Remove an identity's artifacts, one variant's, or one; then packs that nobody needs.
+
+        Raises:
+            InputError: a name is none of the store.
+            StoreError: the server failed.
+        """
+        stores.check_names(identity_hash, variant, uuid)
+        if self.base.exists():
+            self._local.delete(
+                identity_hash, variant, uuid, stage_seconds=stage_seconds, stopped=stopped
+            )
+        found = self._server.run(
+            lambda one, _: one.entries(self._namespace, identity_hash),
+            timeout_seconds=QUICK_SECONDS,
+        )
+        for entry in found:
+            key = entry.key
+            if variant not in ("", key.variant) or uuid not in ("", key.uuid):
+                continue
+            if stopped():
+                return
+            size = self._bytes(key)
+            self._remove(key)
+            path = f"{key.identity_hash}/{key.variant}/{key.uuid}"
+            on_deleted(removal.Deleted(path=path, bytes=size))
+        if found:
+            self._collect(stage_seconds)
+
+    def _remove(self, key: backend.Key) -> None:
+        self._server.run(lambda one, _: one.delete(key), timeout_seconds=QUICK_SECONDS)
+
+    def _bytes(self, key: backend.Key) -> int:
+        """What an artifact holds; 0 when it does not say."""
+        with contextlib.suppress(errors.ChrekError):
+            data = self._server.run(
+                lambda one, sealer: index.part(one, sealer, key, backend.Part.MANIFEST),
+                timeout_seconds=QUICK_SECONDS,
+            )
+            return manifest.decode(data).bytes
+        return 0
+
+    def sweep(self, *, older_than_seconds: float) -> int:
+        """Remove abandoned stages, copies of what was deleted, and packs that nobody needs."""
+        removed = self._local.sweep(older_than_seconds=older_than_seconds)
+        try:
+            removed += self._forget_deleted()
+            removed += self._collect(older_than_seconds)
+        except errors.ChrekError as err:
+            LOG.warning("not swept", namespace=self._namespace, error=str(err))
+        return removed
+
+    def _forget_deleted(self) -> int:
+        kept = [one for one in self._cache.kept() if one.key.namespace == self._namespace]
+        if not kept:
+            return 0
+        entries = self._server.run(
+            lambda one, _: one.entries(self._namespace), timeout_seconds=QUICK_SECONDS
+        )
+        there = {entry.key for entry in entries}
+        gone = [one.key for one in kept if one.key not in there and not self._cache.used(one.key)]
+        for key in gone:
+            self._cache.drop(key)
+        return len(gone)
+
+    def _collect(self, writer_seconds: float) -> int:
+        done = self._server.run(
+            lambda one, sealer: prune.collect(
+                one, sealer, self._namespace, writer_seconds=writer_seconds
+            ),
+            timeout_seconds=COLLECTION_SECONDS,
+        )
+        if done.packs or done.why_not:
+            LOG.info(
+                "collected",
+                namespace=self._namespace,
+                packs=done.packs,
+                bytes=done.bytes,
+                why_not=done.why_not,
+            )
+        return done.packs
+
+    def _key(self, identity_hash: str, variant: str, uuid: str) -> backend.Key:
+        stores.check_path(identity_hash, variant, uuid)
+        return backend.Key(self._namespace, identity_hash, variant, uuid)
+
+
+def _text(artifact: stores.Artifact) -> bytes:
+    return artifact.text or manifest.encode(artifact.manifest)
+
+
+def verify(artifact: stores.Artifact) -> None:
+    """Compare all files of an artifact with its manifest.
+
+    Raises:
+        ArtifactError: on the first difference.
+    """
+    with digest.Pool() as pool, contextlib.ExitStack() as stack:
+        futures = []
+        for file in artifact.manifest.files:
+            try:
+                fd = os.open(artifact.path / file.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError as err:
+                raise errors.ArtifactError(
+                    f"{file.name}: {err.strerror}", reason=names.Reason.ARTIFACT_MISSING
+                ) from err
+            stack.callback(os.close, fd)
+            futures += pool.verify(fd, file)
+        for future in futures:
+            future.result()

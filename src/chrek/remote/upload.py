@@ -1,0 +1,291 @@
+"""A stage -> packs, tables and manifest in the store, within a bounded amount of memory.
+
+Chunks are read, compared with zeros and digested on threads, and put into packs in the order of
+the table. What the store has already is referred to. Packs are sent while the next one is filled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import concurrent.futures
+import contextlib
+import dataclasses
+import os
+import pathlib
+from collections.abc import AsyncIterator, Iterator, Sequence
+
+from chrek import digest, errors, manifest
+from chrek import store as stores
+from chrek.remote import backend, chunking, index, pack, places, prune, seal, table
+
+AHEAD = 8
+"""Windows of 4 MiB that are read ahead."""
+PACKS_AT_ONCE = 3
+COLLECTOR_POLL_SECONDS = 1.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Uploaded:
+    """What became of an artifact's bytes."""
+
+    described: backend.Described
+    sent_bytes: int
+    """In packs that the store did not have."""
+    packs: int
+    chunks: int
+    known_chunks: int
+
+
+@dataclasses.dataclass(frozen=True)
+class _Chunk:
+    span: chunking.Span
+    id: bytes
+    codec: pack.Codec
+    stored: bytes | memoryview
+    """Empty when the store has it."""
+
+
+class _Packs:
+    """Fills packs and has them sent."""
+
+    def __init__(self, server: backend.Backend, namespace: str, sealer: seal.Sealer) -> None:
+        self._server = server
+        self._namespace = namespace
+        self._sealer = sealer
+        self._slots = asyncio.Semaphore(PACKS_AT_ONCE)
+        self._sending: list[asyncio.Task[backend.Pack]] = []
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pack = self._sealer.pack()
+        self._data = bytearray(self._pack.header)
+
+    @property
+    def number(self) -> int:
+        """Of the pack that is being filled."""
+        return len(self._sending)
+
+    async def add(self, chunk: _Chunk) -> places.Place:
+        """Put a chunk into the pack; `Place.pack` counts the packs of this upload alone."""
+        size = len(chunk.stored) + self._sealer.overhead_bytes
+        if len(self._data) + size > self._server.pack_bytes:
+            await self.send()
+        at = len(self._data)
+        self._data += self._pack.seal(
+            chunk.id, chunk.codec, chunk.stored, offset=at, size=chunk.span.size
+        )
+        return places.Place(self.number, at, len(self._data) - at, chunk.codec)
+
+    async def send(self) -> None:
+        """Send what there is, and begin the next pack."""
+        if len(self._data) == len(self._pack.header):
+            return
+        await self._slots.acquire()
+        for task in self._sending:
+            if task.done():
+                task.result()
+        self._sending.append(asyncio.create_task(self._put(bytes(self._data))))
+        self._begin()
+
+    async def _put(self, data: bytes) -> backend.Pack:
+        try:
+            return await self._server.put_pack(self._namespace, data)
+        finally:
+            self._slots.release()
+
+    async def all(self) -> list[backend.Pack]:
+        """All packs, in their order, once they are stored."""
+        await self.send()
+        return await asyncio.gather(*self._sending)
+
+    def cancel(self) -> None:
+        for task in self._sending:
+            task.cancel()
+
+
+async def upload(
+    server: backend.Backend,
+    sealer: seal.Sealer,
+    key: backend.Key,
+    directory: pathlib.Path,
+    text: bytes,
+) -> Uploaded:
+    """Send an artifact and commit it.
+
+    Args:
+        directory: has the files that the manifest names.
+        text: the manifest, which is stored byte for byte.
+
+    Raises:
+        StoreError: the server failed; there is no such artifact, and what was sent of it goes when
+            the store is swept.
+    """
+    described = manifest.decode(text)
+    await server.begin(key)
+    try:
+        known = await index.known(server, sealer, key)
+        with concurrent.futures.ThreadPoolExecutor(digest.THREADS) as pool:
+            packs = _Packs(server, key.namespace, sealer)
+            try:
+                rows, found = await _chunks(packs, directory, described, sealer, known, pool)
+                own = await packs.all()
+            except BaseException:
+                packs.cancel()
+                raise
+        done = _described(key, text, rows, found, own, sealer)
+        await _look_again(server, key.namespace, own)
+        await server.commit(key, done)
+    finally:
+        with contextlib.suppress(errors.ChrekError):
+            await server.end(key)
+    reused = sum(isinstance(one, index.Known) for one in found)
+    return Uploaded(done, sum(one.size for one in own), len(own), len(rows), reused)
+
+
+async def _look_again(server: backend.Backend, namespace: str, own: Sequence[backend.Pack]) -> None:
+    """See that packs which the store had already have not gone meanwhile; see `prune`."""
+    found = {one.name for one in own if one.modified}
+    if not found or server.collects:
+        return
+    while await prune.collectors(server, namespace):
+        await asyncio.sleep(COLLECTOR_POLL_SECONDS)
+    gone = found - {one.name for one in await server.packs(namespace)}
+    if gone:
+        raise errors.StoreError(
+            f"{len(gone)} packs went while the artifact was being made", hint="make it again"
+        )
+
+
+async def _chunks(
+    packs: _Packs,
+    directory: pathlib.Path,
+    described: manifest.Manifest,
+    sealer: seal.Sealer,
+    known: dict[bytes, index.Known],
+    pool: concurrent.futures.ThreadPoolExecutor,
+) -> tuple[list[table.Row], list[places.Place | index.Known]]:
+    rows: list[table.Row] = []
+    found: list[places.Place | index.Known] = []
+    seen: dict[bytes, places.Place | index.Known] = dict(known)
+    with _opened(directory, described.files) as descriptors:
+        windows = chunking.plan(directory / stores.IMAGES, described.files)
+        async for chunk in _read_ahead(pool, windows, descriptors, sealer, seen):
+            if chunk.id not in seen:
+                seen[chunk.id] = await packs.add(chunk)
+            rows.append(table.Row(chunk.span.file, chunk.span.offset, chunk.span.size, chunk.id))
+            found.append(seen[chunk.id])
+    return rows, found
+
+
+async def _read_ahead(
+    pool: concurrent.futures.ThreadPoolExecutor,
+    windows: Sequence[chunking.Window],
+    descriptors: Sequence[int],
+    sealer: seal.Sealer,
+    seen: dict[bytes, places.Place | index.Known],
+) -> AsyncIterator[_Chunk]:
+    """Chunks in the order of the table, zeros left out."""
+    waiting: collections.deque[asyncio.Future[list[_Chunk]]] = collections.deque()
+    loop = asyncio.get_running_loop()
+
+    def prepare(window: chunking.Window) -> list[_Chunk]:
+        data = os.pread(descriptors[window.file], window.size, window.offset)
+        if len(data) != window.size:
+            raise errors.StoreError(f"the stage changed: {len(data)} bytes of {window}")
+        made = []
+        for span in chunking.spans(window, data):
+            body = memoryview(data)[span.offset - window.offset :][: span.size]
+            name = sealer.chunk_id(body)
+            codec, stored = (pack.Codec.RAW, b"") if name in seen else pack.encode(body)
+            made.append(_Chunk(span, name, codec, stored))
+        return made
+
+    try:
+        for window in windows:
+            waiting.append(loop.run_in_executor(pool, prepare, window))
+            if len(waiting) >= AHEAD:
+                for chunk in await waiting.popleft():
+                    yield chunk
+        while waiting:
+            for chunk in await waiting.popleft():
+                yield chunk
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+@contextlib.contextmanager
+def _opened(directory: pathlib.Path, files: Sequence[manifest.File]) -> Iterator[list[int]]:
+    with contextlib.ExitStack() as stack:
+        found = []
+        for file in files:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            found.append(os.open(directory / file.name, flags))
+            stack.callback(os.close, found[-1])
+        yield found
+
+
+def _described(
+    key: backend.Key,
+    text: bytes,
+    rows: Sequence[table.Row],
+    found: Sequence[places.Place | index.Known],
+    own: Sequence[backend.Pack],
+    sealer: seal.Sealer,
+) -> backend.Described:
+    packs = {one.name: one for one in own}
+    packs |= {one.pack.name: one.pack for one in found if isinstance(one, index.Known)}
+    numbers = {name: number for number, name in enumerate(packs)}
+
+    def place(one: places.Place | index.Known) -> places.Place:
+        if isinstance(one, index.Known):
+            return one.place._replace(pack=numbers[one.pack.name])
+        return one._replace(pack=numbers[own[one.pack].name])
+
+    listed = list(packs.values())
+    label = index.label(key)
+    texts = {
+        backend.Part.MANIFEST: text,
+        backend.Part.TABLE: table.encode(rows),
+        backend.Part.PLACES: places.encode(listed, [place(one) for one in found]),
+    }
+    sealed = {part: sealer.seal_part(part, label, one) for part, one in texts.items()}
+    return backend.Described(
+        manifest=sealed[backend.Part.MANIFEST],
+        table=sealed[backend.Part.TABLE],
+        places=sealed[backend.Part.PLACES],
+        packs=listed,
+        annotations=for_tools(manifest.decode(text), told=not sealer.header_bytes),
+    )
+
+
+def for_tools(described: manifest.Manifest, *, told: bool) -> dict[str, str]:
+    """What tools that know checkpoints show of an artifact in a registry.
+
+    The container's name is left out: container runtimes would take the artifact for an image of
+    theirs, to be restored by themselves, if a pod named it as its image.
+
+    Args:
+        told: also what an encrypted artifact does not show.
+
+    Source: lib/annotations.go of https://github.com/checkpoint-restore/checkpointctl
+    """
+    source = described.source
+    found = {
+        "org.criu.checkpoint.engine.name": "chrek",
+        "org.criu.checkpoint.engine.version": described.chrekVersion,
+        "org.opencontainers.image.created": described.createdAt,
+        "com.nvidia.chrek.identity-hash": described.identityHash,
+        "com.nvidia.chrek.variant": described.variant,
+        "com.nvidia.chrek.uuid": described.uuid,
+    }
+    if not told:
+        return found
+    return found | {
+        "org.criu.checkpoint.pod.name": source.hostname,
+        "org.criu.checkpoint.rootfsImageName": source.image,
+        "org.criu.checkpoint.host.arch": source.architecture,
+        "org.criu.checkpoint.host.kernel": source.kernel,
+        "org.criu.checkpoint.criu.version": source.criu,
+    }

@@ -1,0 +1,140 @@
+"""The stores that the configuration names: on a volume, in a bucket or in a registry."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from chrek import config, errors, manifest, removal
+from chrek import store as stores
+
+if TYPE_CHECKING:
+    from chrek.remote import opening
+
+
+class AnyStore(Protocol):
+    """What every kind of store can do: `Store` on a volume, `remote.store` on a server."""
+
+    @property
+    def base(self) -> pathlib.Path:
+        """Where stages are filled."""
+        ...
+
+    def location(self, identity_hash: str) -> str:
+        """What the status of a DynamoCheckpoint calls Location."""
+        ...
+
+    def make_room(self, needed_bytes: int) -> None:
+        """Before a stage is filled: free what may go from where stages are."""
+        ...
+
+    def stage(self, identity_hash: str, variant: str, uuid: str = "") -> stores.Stage:
+        """Make a new, empty generation directory; `uuid` is that of another store's artifact."""
+        ...
+
+    def commit(self, stage: stores.Stage, described: manifest.Manifest) -> str:
+        """Make the artifact exist; returns the manifest's digest."""
+        ...
+
+    def commit_text(self, stage: stores.Stage, data: bytes) -> str:
+        """As `commit`, of a manifest that is encoded already: it is stored byte for byte."""
+        ...
+
+    def artifacts(self, identity_hash: str = "") -> list[stores.ArtifactPath]:
+        """Committed artifacts, of one identity or of all."""
+        ...
+
+    def stored_digest(self, identity_hash: str, variant: str, uuid: str) -> str:
+        """Digest of the manifest that is there, for those who have no status that names it."""
+        ...
+
+    def open(self, identity_hash: str, variant: str, uuid: str, digest: str) -> stores.Artifact:
+        """Find a committed artifact; its files are where it says only inside `fetched`."""
+        ...
+
+    def fetched(
+        self, artifact: stores.Artifact
+    ) -> contextlib.AbstractContextManager[stores.Artifact]:
+        """While inside, all files of the artifact are at its path."""
+        ...
+
+    def discard(self, stage: stores.Stage) -> None:
+        """Remove a stage that was not committed."""
+        ...
+
+    def empty(self, identity_hash: str) -> bool:
+        """Whether nothing of an identity is left."""
+        ...
+
+    def delete(
+        self,
+        identity_hash: str,
+        variant: str = "",
+        uuid: str = "",
+        *,
+        stage_seconds: float,
+        on_deleted: Callable[[removal.Deleted], None] = lambda _: None,
+        stopped: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Remove an identity's artifacts, one variant's, or one."""
+        ...
+
+    def sweep(self, *, older_than_seconds: float) -> int:
+        """Remove what nobody will finish; returns how much."""
+        ...
+
+
+class Storage:
+    """All namespaces' stores of one release, with what they share."""
+
+    def __init__(
+        self, settings: config.Storage, own_namespace: str, *, transfer_seconds: float
+    ) -> None:
+        """Prepare; nothing is read yet.
+
+        Args:
+            own_namespace: the release's.
+            transfer_seconds: the longest time for an upload to a server or a download.
+
+        Raises:
+            ConfigError: a URI cannot be used.
+        """
+        self._own = own_namespace
+        self._base = pathlib.Path(settings.pvc.basePath)
+        self._remote: opening.Remote | None = None
+        if settings.type != "pvc":
+            # With a volume nothing of it is needed, and the agent stays small.
+            from chrek.remote import opening
+
+            self._remote = opening.Remote(settings, transfer_seconds=transfer_seconds)
+
+    def of(self, namespace: str) -> AnyStore:
+        """The store of one namespace's artifacts."""
+        inside = "" if namespace == self._own else namespace
+        return self._remote.store(inside) if self._remote else stores.Store(self._base, inside)
+
+    @property
+    def has_cache(self) -> bool:
+        """Whether artifacts are fetched before they are restored."""
+        return self._remote is not None
+
+    def check(self) -> None:
+        """See that artifacts can be written, read and deleted.
+
+        Raises:
+            StoreError, ConfigError: says what is wrong.
+        """
+        if self._remote is not None:
+            self._remote.check()
+        elif not os.access(self._base, os.W_OK):
+            raise errors.StoreError(
+                f"{self._base} cannot be written", hint="check the volume of storage.pvc"
+            )
+
+    def close(self) -> None:
+        """End connections."""
+        if self._remote is not None:
+            self._remote.close()

@@ -1,0 +1,164 @@
+"""Captured on one node and restored on the other, with no volume that both mount."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from e2e import node, place, servers, tiny
+from showcase import cluster, pods, setup
+
+
+@dataclasses.dataclass(frozen=True)
+class Kind:
+    """A kind of store and what it is installed with."""
+
+    name: str
+    port: int
+    settings: dict[str, object]
+    location: str
+
+
+def kinds() -> list[Kind]:
+    """As the guide prints them, but for the host, and that it speaks plain HTTP."""
+    s3 = f"s3://s3.stores-s3.svc.cluster.local:{servers.S3_PORT}/my-bucket/checkpoints"
+    oci = f"oci://registry.stores-oci.svc.cluster.local:{servers.REGISTRY_PORT}/checkpoints"
+    return [
+        Kind(
+            "s3",
+            servers.S3_PORT,
+            {
+                "type": "s3",
+                "s3": {"uri": s3, "credentialsSecretRef": "s3-creds", "plainHttp": True},
+            },
+            s3,
+        ),
+        Kind(
+            "oci",
+            servers.REGISTRY_PORT,
+            {
+                "type": "oci",
+                "oci": {"uri": oci, "credentialsSecretRef": "registry-creds", "plainHttp": True},
+                "encryption": {"keySecretRef": "store-key"},
+            },
+            oci,
+        ),
+    ]
+
+
+@dataclasses.dataclass(frozen=True)
+class Site:
+    """A release with a store of one kind."""
+
+    at: place.Place
+    kind: Kind
+
+
+@pytest.fixture(scope="module", params=kinds(), ids=lambda kind: kind.name)
+def site(live: cluster.Cluster, request: pytest.FixtureRequest) -> Iterator[Site]:
+    kind: Kind = request.param
+    namespace = f"stores-{kind.name}"
+    servers.load(live)
+    live.apply(
+        {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
+        namespace="default",
+    )
+    host = f"registry.{namespace}.svc.cluster.local:{servers.REGISTRY_PORT}"
+    objects = servers.s3("my-bucket") if kind.name == "s3" else servers.registry(host)
+    key = base64.b64encode(os.urandom(32)).decode()
+    objects.append(servers.secret("store-key", {"key": key}))
+    for item in objects:
+        live.apply(item, namespace=namespace)
+    server = "s3" if kind.name == "s3" else "registry"
+    live.kubectl(
+        "wait", f"--namespace={namespace}", f"pod/{server}", "--for=condition=Ready",
+        "--timeout=60s",
+    )  # fmt: skip
+    values = {"dynamo-operator.checkpoint.storage": json.dumps(kind.settings)}
+    setup.install(live, namespace=namespace, values=values)
+    yield Site(place.Place(live, namespace, values), kind)
+    live.helm("uninstall", setup.RELEASE, f"--namespace={namespace}", "--wait")
+    live.kubectl("delete", "namespace", namespace, "--timeout=60s")
+
+
+def cached(site: Site, on: str) -> list[Path]:
+    """Manifests in the cache of a node's agent."""
+    pid = node.agent_pid(node.agent(site.at.live, site.at.namespace, on))
+    return sorted(Path(f"/proc/{pid}/root/var/lib/chrek/cache").rglob("manifest.json"))
+
+
+def test_captured_here_and_restored_there(site: Site) -> None:
+    here = site.at
+    claims = here.live.items(f"/api/v1/namespaces/{here.namespace}/persistentvolumeclaims")
+    assert claims == []
+    worker = tiny.Worker("tiny/remote", ballast=32)
+    made = here.capture(worker, node="n1")
+    status = made["status"]
+    assert status["storageType"] == site.kind.name
+    assert status["location"] == f"{site.kind.location}/{worker.hash}"
+    with here.pod(worker.pod("there", node="n2")) as pod:
+        place.assert_warm(here.live, pod)
+        env = here.live.kubectl(
+            "exec", f"--namespace={here.namespace}", pods.name(pod), "--", "env"
+        ).stdout
+        assert f"DYN_CHECKPOINT_STORAGE_TYPE={site.kind.name}" in env
+        assert f"DYN_CHECKPOINT_LOCATION={status['location']}" in env
+    assert len(cached(site, "n1")) == len(cached(site, "n2")) == 1
+    # Also after the server has gone: both nodes have it.
+    server = "s3" if site.kind.name == "s3" else "registry"
+    here.live.kubectl("delete", f"--namespace={here.namespace}", f"service/{server}")
+    with here.pod(worker.pod("there-again", node="n2")) as pod:
+        place.assert_warm(here.live, pod)
+    service = servers.service(server, site.kind.port)
+    here.live.apply(service, namespace=here.namespace)
+    here.forget(worker)
+    with here.pod(worker.pod("cold", node="n2")) as pod:
+        place.assert_cold(here.live, pod, {"CheckpointNotFound"})
+
+
+def test_what_was_deleted_on_the_server_is_missed(site: Site) -> None:
+    """And not restored from nothing: the pod starts cold and says so."""
+    here = site.at
+    worker = tiny.Worker("tiny/remote-lost")
+    here.capture(worker, node="n1")
+    server = "s3" if site.kind.name == "s3" else "registry"
+    here.live.kubectl("delete", f"--namespace={here.namespace}", f"pod/{server}")
+    objects = (
+        servers.s3("my-bucket")
+        if server == "s3"
+        else servers.registry(
+            f"registry.{here.namespace}.svc.cluster.local:{servers.REGISTRY_PORT}"
+        )
+    )
+    for item in objects:
+        here.live.apply(item, namespace=here.namespace)
+    here.live.kubectl(
+        "wait", f"--namespace={here.namespace}", f"pod/{server}", "--for=condition=Ready",
+        "--timeout=60s",
+    )  # fmt: skip
+    with here.pod(worker.pod("lost", node="n2")) as pod:
+        place.assert_cold(here.live, pod, {"ArtifactMissing"})
+    here.forget(worker)
+
+
+def test_what_is_marked_is_fetched_ahead(site: Site) -> None:
+    here = site.at
+    worker = tiny.Worker("tiny/remote-prewarm")
+    made = here.capture(worker, node="n1")
+    uuid = str(made["status"]["variants"][0]["uuid"])
+    here.live.kubectl(
+        "annotate", f"--namespace={here.namespace}", f"dckpt/{worker.hash}",
+        "chrek.nvidia.com/prewarm=true",
+    )  # fmt: skip
+    cluster.wait_until(
+        lambda: any(uuid in str(path) for path in cached(site, "n2")),
+        lambda: f"{uuid} is in the cache of n2: {cached(site, 'n2')}",
+        timeout=30,
+    )
+    here.forget(worker)

@@ -1,0 +1,98 @@
+"""A node with a cache, and artifacts to give it: for tests of stores on a server."""
+
+from __future__ import annotations
+
+import pathlib
+
+import msgspec
+
+from chrek import digest, manifest
+from chrek import store as stores
+from chrek.remote import cache, seal, server
+from chrek.remote import store as remote
+
+HASH = "0123456789abcdef"
+VARIANT = "aaaa"
+SOURCE = {"architecture": "x", "kernel": "6", "hostname": "h", "addresses": []}
+
+
+class Node:
+    """What an agent holds of a server: its cache, and its stores by namespace."""
+
+    def __init__(
+        self,
+        backend,
+        path: pathlib.Path,
+        *,
+        sealer: seal.Sealer | None = None,
+        size_bytes: int = 1 << 40,
+    ) -> None:
+        async def unlock(_):
+            return sealer or seal.Plain()
+
+        self.server = server.Server(lambda: backend, unlock)
+        self.path = path
+        self.cache = cache.Cache(path, size_bytes)
+        self.intact: set[str] = set()
+
+    def store(self, namespace: str = "") -> remote.Store:
+        return remote.Store(
+            *(self.server, self.cache, lambda _, name: f"s3://b/{name}", namespace),
+            transfer_seconds=30,
+            intact=self.intact,
+        )
+
+    def __enter__(self) -> Node:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.server.close()
+
+
+def fill(stage: stores.Stage, files: dict[str, bytes]) -> None:
+    for name, data in files.items():
+        path = stage.path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+
+
+def described(stage: stores.Stage, *, identity_hash: str = HASH, variant: str = VARIANT):
+    """A manifest of what is in a stage."""
+    files = []
+    with digest.Pool() as pool:
+        for path in sorted(p for p in stage.path.rglob("*") if p.is_file()):
+            with path.open("rb") as file:
+                size = path.stat().st_size
+                name = str(path.relative_to(stage.path))
+                chunks = pool.chunks(file.fileno(), size)
+                files.append(manifest.File(name=name, size=size, chunks=chunks))
+    return manifest.Manifest(
+        version=1,
+        uuid=stage.uuid,
+        identityHash=identity_hash,
+        variant=variant,
+        createdAt="2026-01-01T00:00:00Z",
+        chrekVersion="0.1.0",
+        rootPid=10001,
+        stdio=["/dev/null"] * 3,
+        volumes=[],
+        source=msgspec.convert(SOURCE, manifest.Source),
+        files=files,
+        steps={},
+    )
+
+
+def make(store, files: dict[str, bytes], **names: str) -> tuple[str, str]:
+    """Store an artifact; returns its uuid and digest."""
+    stage = store.stage(names.get("identity_hash", HASH), names.get("variant", VARIANT))
+    fill(stage, files)
+    return stage.uuid, store.commit(stage, described(stage, **names))
+
+
+def contents(path: pathlib.Path) -> dict[str, bytes]:
+    """All files of an artifact but its manifest."""
+    return {
+        str(one.relative_to(path)): one.read_bytes()
+        for one in sorted(path.rglob("*"))
+        if one.is_file() and one.name != manifest.NAME
+    }

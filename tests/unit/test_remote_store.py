@@ -1,0 +1,440 @@
+"""An artifact on a server: whole or not at all, the same bytes on every node, stored once."""
+
+import os
+import random
+import threading
+import time
+
+import pytest
+
+from chrek import errors, manifest, names
+from chrek import store as stores
+from chrek.remote import backend as backends
+from chrek.remote import keys, seal
+from chrek.remote import store as remote
+from fakes import backend as fake_backend
+from fakes import node as nodes
+
+HASH, VARIANT = nodes.HASH, nodes.VARIANT
+OTHER = "fedcba9876543210"
+
+
+def noise(size, seed=0):
+    return random.Random(seed).randbytes(size)
+
+
+FILES = {
+    "criu/pages-1.img": noise(900_000) + bytes(600_000) + noise(300_000, 1),
+    "criu/inventory.img": b"inventory" * 100,
+    "criu/empty.img": b"",
+    "criu/zeros.img": bytes(5 << 20),
+    "files.data": b"text that can be compressed " * 40_000,
+}
+
+
+@pytest.fixture
+def backend():
+    return fake_backend.Memory()
+
+
+@pytest.fixture
+def first(backend, tmp_path):
+    with nodes.Node(backend, tmp_path / "n1") as made:
+        yield made
+
+
+@pytest.fixture
+def second(backend, tmp_path):
+    with nodes.Node(backend, tmp_path / "n2") as made:
+        yield made
+
+
+def fetch(node, uuid, digest, **where):
+    store = node.store(where.get("namespace", ""))
+    artifact = store.open(where.get("identity_hash", HASH), VARIANT, uuid, digest)
+    with store.fetched(artifact) as found:
+        return nodes.contents(found.path)
+
+
+def test_the_other_node_gets_the_same_bytes(first, second):
+    uuid, digest = nodes.make(first.store(), FILES)
+    assert fetch(second, uuid, digest) == FILES
+    assert first.store().location(HASH) == f"s3://b/{HASH}"
+
+
+def test_holes_take_no_space_anywhere(backend, first, second):
+    uuid, digest = nodes.make(first.store(), {"criu/zeros.img": bytes(64 << 20)})
+    assert not backend.stored
+    assert fetch(second, uuid, digest) == {"criu/zeros.img": bytes(64 << 20)}
+    assert (second.path / HASH / VARIANT / uuid / "criu/zeros.img").stat().st_blocks == 0
+
+
+def test_what_was_captured_here_is_not_fetched(backend, first):
+    uuid, digest = nodes.make(first.store(), FILES)
+    backend.calls.clear()
+    assert fetch(first, uuid, digest) == FILES
+    assert backend.calls == []
+
+
+def test_what_was_fetched_is_not_fetched_again(backend, first, second):
+    uuid, digest = nodes.make(first.store(), FILES)
+    fetch(second, uuid, digest)
+    backend.calls.clear()
+    assert fetch(second, uuid, digest) == FILES
+    assert backend.calls == []
+
+
+def test_one_fetches_for_all(backend, first, second):
+    uuid, digest = nodes.make(first.store(), FILES)
+    found = []
+    threads = [
+        threading.Thread(target=lambda: found.append(fetch(second, uuid, digest))) for _ in range(4)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [FILES] * 4
+    assert backend.calls.count(f"read {backends.Part.TABLE}") == 1
+
+
+def test_a_new_agent_looks_at_what_the_one_before_left(backend, first, second, tmp_path):
+    uuid, digest = nodes.make(first.store(), FILES)
+    fetch(second, uuid, digest)
+    page = second.path / HASH / VARIANT / uuid / "criu/pages-1.img"
+    with page.open("r+b") as file:
+        file.seek(1000)
+        file.write(b"damage")
+    with nodes.Node(backend, second.path) as again:
+        assert fetch(again, uuid, digest) == FILES
+        backend.calls.clear()
+        assert fetch(again, uuid, digest) == FILES
+        assert backend.calls == []
+
+
+def test_the_server_need_not_answer_for_what_is_here(backend, first, second):
+    uuid, digest = nodes.make(first.store(), FILES)
+    fetch(second, uuid, digest)
+    backend.fails_at = 0
+    assert fetch(second, uuid, digest) == FILES
+
+
+def test_the_second_is_sent_where_it_differs(backend, first):
+    nodes.make(first.store(), FILES)
+    before = sum(len(one.data) for one in backend.stored.values())
+    changed = {**FILES, "criu/inventory.img": b"another inventory"}
+    nodes.make(first.store(), changed)
+    after = sum(len(one.data) for one in backend.stored.values())
+    assert 0 < after - before < before / 20
+
+
+def test_of_other_namespaces_nothing_is_known(backend, first):
+    nodes.make(first.store(), FILES)
+    nodes.make(first.store("other"), FILES)
+    by_space = {}
+    for (space, _), one in backend.stored.items():
+        by_space[space] = by_space.get(space, 0) + len(one.data)
+    assert by_space[""] == by_space["other"]
+
+
+def test_a_pack_that_is_hardly_used_is_not_kept_alive(backend, first):
+    """Or a few chunks that every worker has would keep all packs that ever were."""
+    store, same = first.store(), {"criu/a.img": noise(20_000, 2)}
+    one, _ = nodes.make(store, {**same, "criu/pages-1.img": noise(200_000)})
+    (old,) = backend.stored
+    two, _ = nodes.make(store, same)
+    assert list(backend.stored) == [old]
+    store.delete(HASH, VARIANT, one, stage_seconds=0)
+    assert list(backend.stored) == [old], "the second needs it"
+    nodes.make(store, same)
+    assert len(backend.stored) == 2
+    store.delete(HASH, VARIANT, two, stage_seconds=0)
+    assert len(backend.stored) == 1
+    assert old not in backend.stored
+
+
+@pytest.mark.parametrize("collects", [False, True])
+def test_deletion_takes_what_nobody_else_needs(tmp_path, collects):
+    backend = fake_backend.Memory(collects=collects)
+    with nodes.Node(backend, tmp_path / "n") as node:
+        store = node.store()
+        one, _ = nodes.make(store, FILES)
+        two, digest = nodes.make(store, {**FILES, "more": noise(300_000, 9)})
+        gone = []
+        store.delete(HASH, VARIANT, one, stage_seconds=0, on_deleted=gone.append)
+        assert [(d.path, d.bytes) for d in gone] == [
+            (f"{HASH}/{VARIANT}/{one}", sum(map(len, FILES.values())))
+        ]
+        assert not store.empty(HASH)
+    with nodes.Node(backend, tmp_path / "m") as other:
+        assert fetch(other, two, digest)["more"] == noise(300_000, 9)
+        other.store().delete(HASH, stage_seconds=0)
+        assert other.store().empty(HASH)
+    assert bool(backend.stored) == collects
+    assert not backend.parts
+
+
+def test_deletion_of_what_is_not_there_is_no_error(first):
+    first.store().delete(HASH, stage_seconds=0)
+    first.store().delete(HASH, VARIANT, "abc", stage_seconds=0)
+
+
+def test_packs_of_an_artifact_in_the_making_stay(backend, first):
+    backend.stored["", "a" * 64] = fake_backend.Stored(b"pack of nobody yet")
+    writing = backends.Key("", OTHER, VARIANT, "abc")
+    backend.begun[writing] = time.time()
+    first.store().sweep(older_than_seconds=60)
+    assert backend.stored
+    backend.begun[writing] = 0.0
+    first.store().sweep(older_than_seconds=60)
+    assert not backend.stored
+    assert not backend.begun, "who died is forgotten"
+
+
+def test_two_collectors_give_way(backend, first):
+    backend.stored["", "a" * 64] = fake_backend.Stored(b"pack")
+    backend.begun[backends.Key("", "0" * 16, "c", "other")] = time.time()
+    first.store().sweep(older_than_seconds=60)
+    assert backend.stored
+
+
+def test_nothing_goes_while_an_artifact_cannot_be_read(backend, first, second):
+    nodes.make(first.store(), FILES)
+    uuid, _ = nodes.make(first.store(), {"x": noise(1000, 5)}, identity_hash=OTHER)
+    key = backends.Key("", OTHER, VARIANT, uuid)
+    backend.parts[key, backends.Part.PLACES].data = b"damaged"
+    packs = dict(backend.stored)
+    second.store().sweep(older_than_seconds=0)
+    assert backend.stored == packs
+
+
+@pytest.mark.parametrize("part", list(backends.Part))
+def test_damaged_parts_are_refused(backend, first, second, part):
+    uuid, digest = nodes.make(first.store(), FILES)
+    stored = backend.parts[backends.Key("", HASH, VARIANT, uuid), part]
+    data = bytearray(stored.data)
+    data[len(data) // 2] ^= 1
+    stored.data = bytes(data)
+    with pytest.raises(errors.ArtifactError):
+        fetch(second, uuid, digest)
+    assert nodes.contents(second.path) == {}, "nothing half is left"
+
+
+def test_damaged_packs_are_refused(backend, first, second):
+    uuid, digest = nodes.make(first.store(), FILES)
+    stored = next(iter(backend.stored.values()))
+    stored.data = stored.data[:100] + bytes([stored.data[100] ^ 1]) + stored.data[101:]
+    with pytest.raises(errors.ArtifactError):
+        fetch(second, uuid, digest)
+    assert nodes.contents(second.path) == {}
+
+
+def test_tables_of_another_artifact_are_refused(backend, first, second):
+    uuid, digest = nodes.make(first.store(), {"a": noise(5000, 1)})
+    other, _ = nodes.make(first.store(), {"a": noise(5000, 2)})
+    for part in (backends.Part.TABLE, backends.Part.PLACES):
+        mine = backend.parts[backends.Key("", HASH, VARIANT, uuid), part]
+        mine.data = backend.parts[backends.Key("", HASH, VARIANT, other), part].data
+    store = second.store()
+    artifact = store.open(HASH, VARIANT, uuid, digest)
+    with store.fetched(artifact) as found, pytest.raises(errors.ArtifactError):
+        remote.verify(found)
+
+
+def test_what_is_missing_says_so(backend, first, second):
+    uuid, digest = nodes.make(first.store(), FILES)
+    backend.stored.clear()
+    with pytest.raises(errors.ArtifactError) as failed:
+        fetch(second, uuid, digest)
+    assert failed.value.reason == names.Reason.ARTIFACT_MISSING
+    with pytest.raises(errors.ArtifactError) as failed:
+        second.store().open(HASH, VARIANT, "abc", digest)
+    assert failed.value.reason == names.Reason.ARTIFACT_MISSING
+
+
+def test_another_digest_is_refused(first, second):
+    uuid, _ = nodes.make(first.store(), FILES)
+    with pytest.raises(errors.ArtifactError) as failed:
+        second.store().open(HASH, VARIANT, uuid, "sha256:0")
+    assert failed.value.reason == names.Reason.DIGEST_MISMATCH
+
+
+def test_sealed(tmp_path):
+    backend = fake_backend.Memory()
+    wrapping = keys.Wrapping(noise(32, 7))
+    blob = seal.new_store_keys(wrapping)
+    sealer = seal.Sealed(seal.unwrap(blob, (wrapping,)))
+    with (
+        nodes.Node(backend, tmp_path / "n1", sealer=sealer) as first,
+        nodes.Node(backend, tmp_path / "n2", sealer=sealer) as second,
+        nodes.Node(backend, tmp_path / "n3") as without,
+    ):
+        uuid, digest = nodes.make(first.store(), FILES)
+        nodes.make(first.store(), FILES)
+        assert fetch(second, uuid, digest) == FILES
+        everything = b"".join(one.data for one in [*backend.stored.values()])
+        everything += b"".join(one.data for one in [*backend.parts.values()])
+        assert b"text that can be" not in everything
+        assert HASH.encode() not in everything
+        with pytest.raises(errors.StoreError):
+            without.store().open(HASH, VARIANT, uuid, digest)
+
+
+def steps(backend, tmp_path, number):
+    """Make an artifact on a server that is gone after a number of calls; whether it succeeded."""
+    backend.calls.clear()
+    backend.fails_at = number
+    with nodes.Node(backend, tmp_path / f"n{number}") as node:
+        try:
+            made = nodes.make(node.store(), FILES)
+        except errors.StoreError:
+            made = None
+        backend.fails_at = None
+        return made
+
+
+def test_an_upload_that_ends_at_any_call_leaves_all_or_nothing(tmp_path):
+    backend = fake_backend.Memory()
+    for number in range(100):
+        made = steps(backend, tmp_path, number)
+        manifests = [key for key, part in backend.parts if part == backends.Part.MANIFEST]
+        with nodes.Node(backend, tmp_path / f"other{number}") as other:
+            assert len(manifests) == (made is not None)
+            if made is not None:
+                assert fetch(other, *made) == FILES
+            other.store().sweep(older_than_seconds=-1)
+            assert made is not None or not backend.stored, number
+            if made is not None:
+                other.store().delete(HASH, stage_seconds=0)
+        backend.parts.clear()
+        if made is not None and number > 6:
+            return
+    pytest.fail("it never succeeded")
+
+
+def test_a_deletion_that_ends_at_any_call_is_finished_by_the_next(tmp_path):
+    for number in range(100):
+        backend = fake_backend.Memory()
+        with nodes.Node(backend, tmp_path / f"a{number}") as node:
+            nodes.make(node.store(), FILES)
+            keep, digest = nodes.make(node.store(), {**FILES, "x": b"y"}, identity_hash=OTHER)
+            backend.calls.clear()
+            backend.fails_at = number
+            try:
+                node.store().delete(HASH, stage_seconds=0)
+                done = True
+            except errors.StoreError:
+                done = False
+            backend.fails_at = None
+            node.store().delete(HASH, stage_seconds=0)
+            node.store().sweep(older_than_seconds=-1)
+            assert node.store().empty(HASH)
+        with nodes.Node(backend, tmp_path / f"b{number}") as other:
+            assert fetch(other, keep, digest, identity_hash=OTHER)["x"] == b"y"
+        if done:
+            return
+    pytest.fail("it never succeeded")
+
+
+def test_copies_of_what_was_deleted_elsewhere_go(backend, first, second):
+    uuid, digest = nodes.make(first.store(), FILES)
+    fetch(second, uuid, digest)
+    first.store().delete(HASH, stage_seconds=0)
+    assert second.store().sweep(older_than_seconds=60) == 1
+    assert nodes.contents(second.path) == {}
+
+
+def test_a_full_cache_makes_room(backend, tmp_path):
+    data = {"criu/pages-1.img": noise(2 << 20)}
+    with (
+        nodes.Node(backend, tmp_path / "n1") as first,
+        nodes.Node(backend, tmp_path / "n2", size_bytes=5 << 20) as second,
+    ):
+        made = []
+        for seed in range(3):
+            data["seed"] = bytes([seed])
+            made.append(nodes.make(first.store(), data))
+            os.utime(first.path)
+        for uuid, digest in made:
+            fetch(second, uuid, digest)
+        kept = {one.key.uuid for one in second.cache.kept()}
+        assert kept == {made[1][0], made[2][0]}
+        store = second.store()
+        with store.fetched(store.open(HASH, VARIANT, *made[1])):
+            fetch(second, *made[0])
+            assert made[1][0] in {one.key.uuid for one in second.cache.kept()}
+
+
+def test_names_are_checked(first):
+    for bad in ("../x", "", "x" * 16, "0123456789ABCDEF"):
+        with pytest.raises(errors.InputError):
+            first.store().open(bad, VARIANT, "abc", "sha256:0")
+    with pytest.raises(errors.InputError):
+        first.store().stage(HASH, "../x")
+
+
+def test_the_manifest_is_the_same_text_everywhere(backend, first, second):
+    uuid, digest = nodes.make(first.store(), FILES)
+    fetch(second, uuid, digest)
+    texts = {
+        (node.path / HASH / VARIANT / uuid / manifest.NAME).read_bytes() for node in (first, second)
+    }
+    assert texts == {backend.parts[backends.Key("", HASH, VARIANT, uuid), "manifest.json"].data}
+    assert manifest.digest(texts.pop()) == digest
+    assert isinstance(first.store().stage(HASH, VARIANT), stores.Stage)
+
+
+def test_artifacts_of_the_server_are_listed(first, second):
+    made = []
+    for variant, identity_hash in ((VARIANT, OTHER), ("bbbb", HASH), (VARIANT, HASH)):
+        where = {"variant": variant, "identity_hash": identity_hash}
+        made.append((identity_hash, variant, nodes.make(first.store(), {"a": b"x"}, **where)[0]))
+    nodes.make(first.store("team"), {"a": b"x"})
+    first.store().stage(HASH, VARIANT)
+    assert second.store().artifacts() == sorted(made)
+    assert second.store().artifacts(HASH) == sorted(made)[:2]
+    assert second.store().artifacts("e" * 16) == []
+    assert len(second.store("team").artifacts()) == 1
+    with pytest.raises(errors.InputError):
+        second.store().artifacts("../x")
+
+
+@pytest.mark.parametrize("sealed", [False, True])
+def test_a_manifest_is_stored_byte_for_byte(backend, tmp_path, sealed):
+    wrapping = keys.Wrapping(noise(32, 7))
+    sealer = seal.Sealed(seal.unwrap(seal.new_store_keys(wrapping), (wrapping,)))
+    options = {"sealer": sealer} if sealed else {}
+    with (
+        nodes.Node(backend, tmp_path / "n1", **options) as first,
+        nodes.Node(backend, tmp_path / "n2", **options) as second,
+    ):
+        stage = first.store().stage(HASH, VARIANT, "0-1-2")
+        nodes.fill(stage, FILES)
+        text = manifest.encode(nodes.described(stage)) + b"\n\n"
+        digest = first.store().commit_text(stage, text)
+        assert digest == manifest.digest(text)
+        assert second.store().stored_digest(HASH, VARIANT, "0-1-2") == digest
+        assert fetch(second, "0-1-2", digest) == FILES
+        for node in (first, second):
+            assert (node.path / HASH / VARIANT / "0-1-2" / manifest.NAME).read_bytes() == text
+
+
+def test_what_is_damaged_in_the_cache_is_fetched_with_its_own_text(backend, first, second):
+    stage = first.store().stage(HASH, VARIANT)
+    nodes.fill(stage, FILES)
+    text = manifest.encode(nodes.described(stage)) + b"\n"
+    digest = first.store().commit_text(stage, text)
+    fetch(second, stage.uuid, digest)
+    (second.path / HASH / VARIANT / stage.uuid / "files.data").write_bytes(b"damage")
+    with nodes.Node(backend, second.path) as again:
+        assert fetch(again, stage.uuid, digest) == FILES
+    assert (second.path / HASH / VARIANT / stage.uuid / manifest.NAME).read_bytes() == text
+
+
+def test_what_is_not_on_the_server_has_no_digest(first, second):
+    uuid, _ = nodes.make(first.store(), FILES)
+    first.store().delete(HASH, stage_seconds=0)
+    for node in (first, second):
+        with pytest.raises(errors.ArtifactError) as failed:
+            node.store().stored_digest(HASH, VARIANT, uuid)
+        assert failed.value.reason == names.Reason.ARTIFACT_MISSING
