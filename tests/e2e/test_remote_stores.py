@@ -106,7 +106,7 @@ def test_captured_here_and_restored_there(site: Site) -> None:
         place.assert_warm(here.live, pod)
         env = here.live.kubectl(
             "exec", f"--namespace={here.namespace}", pods.name(pod), "--", "env"
-        ).stdout
+        )
         assert f"DYN_CHECKPOINT_STORAGE_TYPE={site.kind.name}" in env
         assert f"DYN_CHECKPOINT_LOCATION={status['location']}" in env
     assert len(cached(site, "n1")) == len(cached(site, "n2")) == 1

@@ -64,7 +64,7 @@ def test_what_is_dropped_stays_away(tmp_path):
 
 
 DAMAGED = [
-    *(b"", b"{", b"\xff\xff", b"[]", b"null", b'{"pod": 1}'),
+    *(b"", b"{", b"\xff\xff", b"[]", b"null", b'{"pod": 1}', b'{"pod": "\xff"}'),
     json.dumps({"pod": "ns/p", "state": "unheard of", "uuid": "u"}).encode(),
     json.dumps({"pod": "ns/p", "state": "failed"}).encode(),
 ]

@@ -270,7 +270,7 @@ def test_a_reader_that_goes_away(start, made, tmp_path, count):
     process.stdout.close()
     assert process.wait() == errors.InputError.exit_code
     said = process.stderr.read().decode()
-    assert said.startswith("error: -: cannot be written: Broken pipe\n  hint: ")
+    assert said.startswith("error: standard output: cannot be written: Broken pipe\n")
     assert "Exception" not in said
 
 

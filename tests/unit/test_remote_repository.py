@@ -281,6 +281,33 @@ async def test_parts_that_are_gone(store, server):
     assert KEY not in store._resolved
 
 
+@pytest.mark.parametrize("damage", [b"", b"tabl", b"tabel", b"table ", b"table" * 1000])
+async def test_parts_that_are_damaged(store, server, damage):
+    made = await commit(store)
+    server.blobs[fake.digest(made.table)] = damage
+    err = await refused(store.read(KEY, backend.Part.TABLE), errors.ArtifactError)
+    assert err.reason == names.Reason.ARTIFACT_CORRUPT
+    assert err.message.endswith(f"what the registry has is not {fake.digest(made.table)}")
+    server.blobs[fake.digest(made.table)] = made.table
+    assert await store.read(KEY, backend.Part.TABLE) == made.table
+
+
+@pytest.mark.parametrize("damage", [b"", b"another", b"manifest" * 1000])
+async def test_a_damaged_manifest_has_another_digest(store, server, damage):
+    made = await commit(store)
+    server.blobs[fake.digest(made.manifest)] = damage
+    err = await refused(store.read(KEY, backend.Part.MANIFEST), errors.ArtifactError)
+    assert err.reason == names.Reason.DIGEST_MISMATCH
+
+
+async def test_what_another_one_has_deleted_is_not_there(store, server):
+    await commit(store)
+    await store.read(KEY, backend.Part.MANIFEST)
+    server.manifests.clear()
+    err = await refused(store.read(KEY, backend.Part.MANIFEST), errors.ArtifactError)
+    assert err.reason == names.Reason.ARTIFACT_MISSING
+
+
 async def test_packs_that_are_gone_or_too_short(store, server):
     err = await refused(store.read_pack("", NAME, 0, 1), errors.ArtifactError)
     assert err.reason == names.Reason.ARTIFACT_MISSING

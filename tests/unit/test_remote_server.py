@@ -101,3 +101,25 @@ def test_who_was_never_asked_closes():
         return seal.Plain()
 
     server.Server(fake_backend.Memory, unlock).close()
+
+
+def test_what_is_left_is_ended(talking):
+    ended, begun = [], threading.Event()
+
+    async def hang(_one, _sealer):
+        begun.set()
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ended.append(True)
+
+    def ask():
+        with pytest.raises(errors.StoreError):
+            talking.run(hang, timeout_seconds=60)
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    begun.wait()
+    talking.close()
+    thread.join()
+    assert ended == [True]

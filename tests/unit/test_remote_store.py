@@ -5,6 +5,7 @@ import random
 import threading
 import time
 
+import msgspec
 import pytest
 
 from chrek import errors, manifest, names
@@ -241,6 +242,93 @@ def test_tables_of_another_artifact_are_refused(backend, first, second):
         remote.verify(found)
 
 
+def test_what_was_wrong_on_the_server_is_not_kept(backend, first, second):
+    """Tables that fit each other bring another artifact's bytes, to one restore and no further."""
+    uuid, digest = nodes.make(first.store(), {"a": noise(5000, 1)})
+    other, _ = nodes.make(first.store(), {"a": noise(5000, 2)})
+    parts = [(backends.Part.TABLE, {}), (backends.Part.PLACES, {})]
+    for part, kept in parts:
+        mine = backend.parts[backends.Key("", HASH, VARIANT, uuid), part]
+        kept["data"] = mine.data
+        mine.data = backend.parts[backends.Key("", HASH, VARIANT, other), part].data
+    store = second.store()
+    artifact = store.open(HASH, VARIANT, uuid, digest)
+    with pytest.raises(errors.ArtifactError), store.fetched(artifact) as found:
+        remote.verify(found)
+    for part, kept in parts:
+        backend.parts[backends.Key("", HASH, VARIANT, uuid), part].data = kept["data"]
+    assert fetch(second, uuid, digest) == {"a": noise(5000, 1)}
+
+
+def test_another_manifest_than_the_one_in_the_cache(backend, first):
+    """The status names one that somebody has put on the server: its files are not those here."""
+    uuid, _ = nodes.make(first.store(), {"a": noise(5000, 1)})
+    other, _ = nodes.make(first.store(), {"a": noise(5000, 2)})
+    keys = [backends.Key("", HASH, VARIANT, one) for one in (uuid, other)]
+    for part in backends.Part:
+        backend.parts[keys[0], part].data = backend.parts[keys[1], part].data
+    text = backend.parts[keys[0], backends.Part.MANIFEST]
+    text.data = text.data.replace(other.encode(), uuid.encode())
+    assert fetch(first, uuid, manifest.digest(text.data)) == {"a": noise(5000, 2)}
+
+
+@pytest.mark.parametrize(
+    ("files", "says"),
+    [
+        ([manifest.File(name="criu", size=0, chunks=[])], "can be called 'criu'"),
+        ([manifest.File(name="manifest.json", size=0, chunks=[])], "called 'manifest.json'"),
+        ([manifest.File(name=".manifest.json", size=0, chunks=[])], "called '.manifest.json'"),
+        ([manifest.File(name=".deleted", size=0, chunks=[])], "called '.deleted'"),
+        ([manifest.File(name="b/c", size=0, chunks=[])], "called 'b/c'"),
+        ([manifest.File(name="criu/" + "ü" * 128, size=0, chunks=[])], "called 'criu/ü"),
+        ([manifest.File(name="z", size=1, chunks=["0" * 64])], "z lacks what is at 0"),
+        ([manifest.File(name="z", size=20 << 40, chunks=["0" * 64] * (5 << 20))], "z lacks"),
+    ],
+)
+def test_files_that_nobody_has_captured(backend, tmp_path, files, says):
+    """Told before room is made for them, for which others would have to go."""
+    with (
+        nodes.Node(backend, tmp_path / "n1") as first,
+        nodes.Node(backend, tmp_path / "n2", size_bytes=1 << 20) as second,
+    ):
+        fetch(second, *(kept := nodes.make(first.store(), {"a": noise(5000)})))
+        uuid, digest = nodes.make(first.store(), {"a": noise(5000, 1)})
+        artifact = second.store().open(HASH, VARIANT, uuid, digest)
+        changed = msgspec.structs.replace(
+            artifact.manifest, files=[*artifact.manifest.files, *files]
+        )
+        told = stores.Artifact(artifact.path, changed)
+        with pytest.raises(errors.ArtifactError, match=says), second.store().fetched(told):
+            pass
+        assert [one.key.uuid for one in second.cache.kept()] == [kept[0]]
+        assert not artifact.path.exists()
+
+
+def test_room_is_made_for_what_is_no_hole(backend, tmp_path):
+    with (
+        nodes.Node(backend, tmp_path / "n1") as first,
+        nodes.Node(backend, tmp_path / "n2", size_bytes=1 << 20) as second,
+    ):
+        made = [
+            nodes.make(first.store(), {"a": noise(5000, seed), "b": bytes(9 << 20)})
+            for seed in range(2)
+        ]
+        for uuid, digest in made:
+            fetch(second, uuid, digest)
+        assert {one.key.uuid for one in second.cache.kept()} == {uuid for uuid, _ in made}
+
+
+def test_a_stage_in_which_something_stands(backend, first):
+    for name in (manifest.NAME, f".{manifest.NAME}"):
+        stage = first.store().stage(HASH, VARIANT)
+        nodes.fill(stage, {"a": b"x"})
+        described = nodes.described(stage)
+        (stage.path / name).write_bytes(b"of another")
+        with pytest.raises(errors.StoreError, match="File exists"):
+            first.store().commit(stage, described)
+    assert backend.parts == {}
+
+
 def test_what_is_missing_says_so(backend, first, second):
     uuid, digest = nodes.make(first.store(), FILES)
     backend.stored.clear()
@@ -369,6 +457,17 @@ def test_names_are_checked(first):
     for bad in ("../x", "", "x" * 16, "0123456789ABCDEF"):
         with pytest.raises(errors.InputError):
             first.store().open(bad, VARIANT, "abc", "sha256:0")
+        for work in (first.store().empty, lambda one: first.store().delete(one, stage_seconds=0)):
+            with pytest.raises(errors.InputError):
+                work(bad)
+    for path in ((HASH, "", "abc"), (HASH, VARIANT, ""), (HASH, "../x", "abc")):
+        with pytest.raises(errors.InputError):
+            first.store().stored_digest(*path)
+        with pytest.raises(errors.InputError):
+            first.store().open(*path, "sha256:0")
+    for path in ((HASH, "../x"), (HASH, VARIANT, "../x")):
+        with pytest.raises(errors.InputError):
+            first.store().delete(*path, stage_seconds=0)
     with pytest.raises(errors.InputError):
         first.store().stage(HASH, "../x")
 

@@ -238,3 +238,23 @@ def test_the_digest_of_what_is_there(store):
     text = manifest.encode(described(stage)) + b"\n"
     assert stores.Store(store.base, "other").commit_text(again, text) == manifest.digest(text)
     assert (again.path / manifest.NAME).read_bytes() == text
+
+
+@pytest.mark.parametrize("bad", ["", "..", "a/b", "A"])
+@pytest.mark.parametrize("at", [0, 1, 2])
+def test_a_path_has_no_empty_part(bad, at):
+    path = [HASH, "aaaa", "1"]
+    stores.check_path(*path)
+    path[at] = bad
+    with pytest.raises(errors.InputError):
+        stores.check_path(*path)
+
+
+@pytest.mark.parametrize("name", ["manifest.json", ".manifest.json"])
+def test_a_stage_in_which_something_stands_is_not_new(store, name):
+    stage = store.stage(HASH, "aaaa")
+    store.check_new(stage)
+    (stage.path / name).symlink_to("nowhere")
+    for refuse in (store.check_new, lambda one: store.commit(one, described(one))):
+        with pytest.raises(errors.StoreError, match="File exists"):
+            refuse(stage)

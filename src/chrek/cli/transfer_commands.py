@@ -190,7 +190,7 @@ def import_(
         ends.opened(end, options, reads=False) as store,
     ):
         begin = time.monotonic()
-        where = "standard input" if file == "-" else file
+        where = _shown(file, "input")
         hashed = wanted.known.hash() if wanted else ""
         moved = transfer.import_from(stream, store, where=where, digest=digest, of=hashed)
         if moved.already and file == "-":
@@ -232,8 +232,8 @@ def _output(file: str) -> Iterator[BinaryIO]:
                 raise errors.InputError(
                     "standard output is a terminal", hint="redirect it, or name a file"
                 )
-            with _standard_output() as out:
-                yield out
+            yield sys.stdout.buffer
+            sys.stdout.buffer.flush()
         elif path.exists() and not path.is_file():
             with path.open("wb") as out:
                 yield out
@@ -242,22 +242,13 @@ def _output(file: str) -> Iterator[BinaryIO]:
                 yield out
     except OSError as err:
         raise errors.InputError(
-            f"{file}: cannot be written: {err.strerror}", hint="check the path and the disk"
+            f"{_shown(file, 'output')}: cannot be written: {err.strerror}",
+            hint="check the path and the disk",
         ) from err
 
 
-@contextlib.contextmanager
-def _standard_output() -> Iterator[BinaryIO]:
-    out = sys.stdout.buffer
-    try:
-        yield out
-        out.flush()
-    except OSError:
-        # What waits to be written would fail again when Python ends.
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, out.fileno())
-        os.close(null)
-        raise
+def _shown(file: str, stream: str) -> str:
+    return f"standard {stream}" if file == "-" else file
 
 
 @contextlib.contextmanager

@@ -60,6 +60,9 @@ class Server:
         future = asyncio.run_coroutine_threadsafe(self._call(work, timeout_seconds), self._loop)
         try:
             return future.result()
+        except (KeyboardInterrupt, SystemExit):
+            future.cancel()
+            raise
         except (TimeoutError, concurrent.futures.CancelledError) as err:
             raise errors.StoreError(
                 f"the store did not finish in {timeout_seconds:g} s",
@@ -79,13 +82,21 @@ class Server:
                 self._sealer = await self._unlock(self._backend)
             return await work(self._backend, self._sealer)
 
+    async def _end(self) -> None:
+        """End what somebody who was interrupted has left, and connections."""
+        left = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
+        if self._backend is not None:
+            await self._backend.close()
+
     def close(self) -> None:
         """End connections and the thread."""
         with self._lock:
             thread, self._thread = self._thread, None
         if thread is not None:
-            if self._backend is not None:
-                asyncio.run_coroutine_threadsafe(self._backend.close(), self._loop).result()
+            asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
             self._loop.call_soon_threadsafe(self._loop.stop)
             thread.join()
         self._loop.close()
