@@ -49,7 +49,10 @@ class Remote(kinds.Place):
             return self._nodes[node].of(namespace or OWN)
 
     def recipe(self, node: str = "a") -> dict[str, Any]:
-        arguments = {"settings": msgspec.to_builtins(self.settings(node))}
+        settings = self.settings(node)
+        # Else there is a step more, the first time.
+        pathlib.Path(settings.cache.path).mkdir(mode=0o700, exist_ok=True)
+        arguments = {"settings": msgspec.to_builtins(settings)}
         return {"function": f"{__name__}:stepping", "arguments": arguments}
 
     def close(self) -> None:

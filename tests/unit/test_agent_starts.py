@@ -58,6 +58,7 @@ class Scene:
             silenceTimeoutSeconds=30,
         )
         self.base = path / "checkpoints"
+        self.base.mkdir()
         self.signals = path / "signals"
         self.reporter = projected.Reporter()
         self.slots = slots.Slots(1)

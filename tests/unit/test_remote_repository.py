@@ -281,7 +281,7 @@ async def test_parts_that_are_gone(store, server):
     assert KEY not in store._resolved
 
 
-@pytest.mark.parametrize("damage", [b"", b"tabl", b"tabel", b"table ", b"table" * 1000])
+@pytest.mark.parametrize("damage", [b"", b"tab", b"fable", b"table ", b"table" * 1000])
 async def test_parts_that_are_damaged(store, server, damage):
     made = await commit(store)
     server.blobs[fake.digest(made.table)] = damage
