@@ -11,7 +11,7 @@ import pytest
 from chrek import errors, manifest, names
 from chrek import store as stores
 from chrek.remote import backend as backends
-from chrek.remote import keys, seal
+from chrek.remote import keys, prune, seal, upload
 from chrek.remote import store as remote
 from fakes import backend as fake_backend
 from fakes import node as nodes
@@ -537,3 +537,20 @@ def test_what_is_not_on_the_server_has_no_digest(first, second):
         with pytest.raises(errors.ArtifactError) as failed:
             node.store().stored_digest(HASH, VARIANT, uuid)
         assert failed.value.reason == names.Reason.ARTIFACT_MISSING
+
+
+def test_an_upload_waits_for_a_collector_that_lives(backend, first, monkeypatch):
+    """Its own pack was there already, and may be going."""
+    nodes.make(first.store(), FILES)
+    backend.parts.clear()
+    monkeypatch.setattr(upload, "COLLECTOR_POLL_SECONDS", 0.01)
+    mark = backends.Key("", prune.COLLECTOR, "c", "other")
+    backend.begun[mark] = time.time()
+    made = []
+    thread = threading.Thread(target=lambda: made.append(nodes.make(first.store(), FILES)))
+    thread.start()
+    time.sleep(0.3)
+    assert not made
+    backend.begun[mark] -= prune.LONGEST_SECONDS
+    thread.join(5)
+    assert made

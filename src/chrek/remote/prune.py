@@ -22,6 +22,8 @@ from chrek.remote import backend, index, seal
 LOG = log.get(__name__)
 COLLECTOR = "0" * 16
 """Identity hash that a collector writes under."""
+LONGEST_SECONDS = 1800.0
+"""No collection takes longer: it is ended."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,5 +106,8 @@ async def _forget(server: backend.Backend, namespace: str, writer_seconds: float
 
 
 async def collectors(server: backend.Backend, namespace: str) -> bool:
-    """Whether somebody is collecting now."""
-    return any(writer.key.identity_hash == COLLECTOR for writer in await server.writers(namespace))
+    """Whether somebody is collecting now, who has not died."""
+    return any(
+        writer.key.identity_hash == COLLECTOR and time.time() - writer.modified < LONGEST_SECONDS
+        for writer in await server.writers(namespace)
+    )

@@ -24,7 +24,6 @@ OPEN_SECONDS = 10.0
 """For a manifest: a pod waits for the decision."""
 QUICK_SECONDS = 30.0
 """For what is small: a listing, a deletion."""
-COLLECTION_SECONDS = 1800.0
 
 
 class Store:
@@ -334,7 +333,7 @@ class Store:
             lambda one, sealer: prune.collect(
                 one, sealer, self._namespace, writer_seconds=writer_seconds
             ),
-            timeout_seconds=COLLECTION_SECONDS,
+            timeout_seconds=prune.LONGEST_SECONDS,
         )
         if done.packs or done.why_not:
             LOG.info(
