@@ -91,13 +91,19 @@ class Storage:
     """All namespaces' stores of one release, with what they share."""
 
     def __init__(
-        self, settings: config.Storage, own_namespace: str, *, transfer_seconds: float
+        self,
+        settings: config.Storage,
+        own_namespace: str,
+        *,
+        transfer_seconds: float,
+        on_transfer: Callable[[str, int, float], None] = lambda *_: None,
     ) -> None:
         """Prepare; nothing is read yet.
 
         Args:
             own_namespace: the release's.
             transfer_seconds: the longest time for an upload to a server or a download.
+            on_transfer: told of each: `up` or `down`, bytes, seconds.
 
         Raises:
             ConfigError: a URI cannot be used.
@@ -109,7 +115,9 @@ class Storage:
             # With a volume nothing of it is needed, and the agent stays small.
             from chrek.remote import opening
 
-            self._remote = opening.Remote(settings, transfer_seconds=transfer_seconds)
+            self._remote = opening.Remote(
+                settings, transfer_seconds=transfer_seconds, on_transfer=on_transfer
+            )
 
     def of(self, namespace: str) -> AnyStore:
         """The store of one namespace's artifacts."""
@@ -120,6 +128,10 @@ class Storage:
     def has_cache(self) -> bool:
         """Whether artifacts are fetched before they are restored."""
         return self._remote is not None
+
+    def cache_bytes(self) -> int:
+        """What this node keeps of artifacts that are on a server."""
+        return self._remote.cache_bytes() if self._remote else 0
 
     def check(self) -> None:
         """See that artifacts can be written, read and deleted.

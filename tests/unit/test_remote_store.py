@@ -472,6 +472,17 @@ def test_names_are_checked(first):
         first.store().stage(HASH, "../x")
 
 
+def test_transfers_are_told_of(first, second):
+    uuid, digest = nodes.make(first.store(), FILES)
+    fetch(second, uuid, digest)
+    fetch(second, uuid, digest)
+    ((up, sent, _),) = first.transfers
+    ((down, read, seconds),) = second.transfers
+    assert (up, down) == ("up", "down")
+    assert 0 < read <= sent < sum(map(len, FILES.values()))
+    assert 0 <= seconds < 30
+
+
 def test_the_manifest_is_the_same_text_everywhere(backend, first, second):
     uuid, digest = nodes.make(first.store(), FILES)
     fetch(second, uuid, digest)

@@ -70,7 +70,10 @@ class Agent:
         slots = slots_module.Slots(settings.maxConcurrentOperations)
         self._slots = slots
         self._storage = storages.Storage(
-            settings.storage, namespace, transfer_seconds=settings.dumpTimeoutSeconds
+            settings.storage,
+            namespace,
+            transfer_seconds=settings.dumpTimeoutSeconds,
+            on_transfer=metrics.transferred,
         )
         self._prewarm = prewarm.Prewarm(self._storage, self._checkpoints)
         self._store_problem = "the store has not been looked at yet"
@@ -172,6 +175,7 @@ class Agent:
         problem = ""
         try:
             await asyncio.to_thread(self._storage.check)
+            metrics.CACHE_BYTES.set(await asyncio.to_thread(self._storage.cache_bytes))
         except errors.ChrekError as err:
             problem = str(err)
             if problem != self._store_problem:

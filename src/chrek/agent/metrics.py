@@ -23,6 +23,27 @@ STEP_SECONDS = prometheus.Histogram(
 )
 IN_FLIGHT = prometheus.Gauge("chrek_connections", "Connected chrek-init processes.")
 
+TRANSFER_BYTES = prometheus.Counter(
+    "chrek_transfer_bytes_total",
+    "Bytes sent to a store on a server (up) or read from it (down).",
+    ["direction"],
+)
+TRANSFER_SECONDS = prometheus.Histogram(
+    "chrek_transfer_seconds",
+    "Seconds of an upload to a store on a server, or of a download.",
+    ["direction"],
+    buckets=(0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 900),
+)
+CACHE_BYTES = prometheus.Gauge(
+    "chrek_cache_bytes", "Size of what this node keeps of artifacts that are on a server."
+)
+
+
+def transferred(direction: str, size: int, seconds: float) -> None:
+    """Count an upload or a download."""
+    TRANSFER_BYTES.labels(direction=direction).inc(size)
+    TRANSFER_SECONDS.labels(direction=direction).observe(seconds)
+
 
 def observe(operation: str, seconds: Mapping[str, float]) -> None:
     """Count the steps of one operation."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
+from collections.abc import Callable
 
 from chrek import config, errors
 from chrek.remote import backend, bucket, cache, keys, repository, seal, server, uri
@@ -16,12 +17,19 @@ CHECK_SECONDS = 60.0
 class Remote:
     """One server, and the stores of all namespaces on it."""
 
-    def __init__(self, settings: config.Storage, *, transfer_seconds: float) -> None:
+    def __init__(
+        self,
+        settings: config.Storage,
+        *,
+        transfer_seconds: float,
+        on_transfer: Callable[[str, int, float], None],
+    ) -> None:
         """Prepare; nothing is read yet.
 
         Args:
             settings: `type` is not `pvc`.
             transfer_seconds: the longest time for an upload or a download.
+            on_transfer: told of each: `up` or `down`, bytes, seconds.
 
         Raises:
             ConfigError: the URI cannot be used.
@@ -33,6 +41,7 @@ class Remote:
             uri.repository_place(settings.oci.uri)
             self._uri = settings.oci.uri.rstrip("/")
         self._seconds = transfer_seconds
+        self._on_transfer = on_transfer
         self._cache = cache.Cache(pathlib.Path(settings.cache.path), settings.cache.sizeBytes)
         self._server = server.Server(
             functools.partial(_backend, settings), functools.partial(_unlock, settings.encryption)
@@ -45,7 +54,12 @@ class Remote:
             *(self._server, self._cache, self._location, namespace),
             transfer_seconds=self._seconds,
             intact=self._intact,
+            on_transfer=self._on_transfer,
         )
+
+    def cache_bytes(self) -> int:
+        """What this node's cache holds."""
+        return sum(one.bytes for one in self._cache.kept())
 
     def _location(self, namespace: str, identity_hash: str) -> str:
         return "/".join((self._uri, *(("ns", namespace) if namespace else ()), identity_hash))

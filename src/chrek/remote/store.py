@@ -38,6 +38,7 @@ class Store:
         *,
         transfer_seconds: float,
         intact: set[str],
+        on_transfer: Callable[[str, int, float], None] = lambda *_: None,
     ) -> None:
         """Describe; nothing is read yet.
 
@@ -47,6 +48,7 @@ class Store:
             transfer_seconds: the longest time for an upload or a download.
             intact: uuids of what is in the cache and was compared with its manifest; shared by the
                 stores of a process.
+            on_transfer: told of each: `up` or `down`, bytes, seconds.
         """
         self._server = server
         self._cache = cache
@@ -55,6 +57,7 @@ class Store:
         self._seconds = transfer_seconds
         self._local = cache.store(namespace)
         self._intact = intact
+        self._on_transfer = on_transfer
 
     @property
     def base(self) -> pathlib.Path:
@@ -110,6 +113,7 @@ class Store:
                 known_chunks=done.known_chunks,
                 seconds=round(time.monotonic() - begin, 3),
             )
+            self._on_transfer("up", done.sent_bytes, time.monotonic() - begin)
             try:
                 self._local.commit_text(stage, data)
                 self._intact.add(described.uuid)
@@ -237,6 +241,7 @@ class Store:
         self._intact.add(key.uuid)
         seconds, size = round(time.monotonic() - begin, 3), artifact.manifest.bytes
         LOG.info("fetched", uuid=key.uuid, bytes=size, read_bytes=read, seconds=seconds)
+        self._on_transfer("down", read, seconds)
 
     def discard(self, stage: stores.Stage) -> None:
         """Remove a stage that was not committed."""
