@@ -241,10 +241,23 @@ def _output(file: str) -> Iterator[BinaryIO]:
             with _complete_file(path) as out:
                 yield out
     except OSError as err:
+        if file == "-":
+            _forget_output()
         raise errors.InputError(
             f"{_shown(file, 'output')}: cannot be written: {err.strerror}",
             hint="check the path and the disk",
         ) from err
+
+
+def _forget_output() -> None:
+    """Let what cannot be written to standard output go: Python tries again at its exit, and says so.
+
+    Source: the note on SIGPIPE in https://docs.python.org/3/library/signal.html
+    """
+    with contextlib.suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 def _shown(file: str, stream: str) -> str:
