@@ -33,14 +33,14 @@ class Node:
         self.server = server.Server(lambda: backend, unlock)
         self.path = path
         self.cache = cache.Cache(path, size_bytes)
-        self.intact: set[str] = set()
+        self.known = remote.Known()
         self.transfers: list[tuple[str, int, float]] = []
 
     def store(self, namespace: str = "") -> remote.Store:
         return remote.Store(
             *(self.server, self.cache, lambda _, name: f"s3://b/{name}", namespace),
             transfer_seconds=30,
-            intact=self.intact,
+            known=self.known,
             on_transfer=lambda *told: self.transfers.append(told),
         )
 

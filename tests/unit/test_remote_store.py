@@ -192,6 +192,17 @@ def test_packs_of_an_artifact_in_the_making_stay(backend, first):
     assert not backend.begun, "who died is forgotten"
 
 
+def test_each_artifact_is_asked_once_what_it_needs(backend, first):
+    for number in range(3):
+        nodes.make(first.store(), {"a": noise(1000, number)})
+    gone, _ = nodes.make(first.store(), {"a": noise(1000, 9)})
+    first.store().sweep(older_than_seconds=60)
+    backend.calls.clear()
+    first.store().delete(HASH, VARIANT, gone, stage_seconds=60)
+    assert f"read {backends.Part.PLACES}" not in backend.calls
+    assert len(backend.stored) == 3
+
+
 def test_two_collectors_give_way(backend, first):
     backend.stored["", "a" * 64] = fake_backend.Stored(b"pack")
     backend.begun[backends.Key("", "0" * 16, "c", "other")] = time.time()

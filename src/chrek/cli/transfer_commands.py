@@ -250,7 +250,7 @@ def _output(file: str) -> Iterator[BinaryIO]:
 
 
 def _forget_output() -> None:
-    """Let what cannot be written to standard output go: Python tries again at its exit, and says so.
+    """Let go what cannot be written to standard output: at its exit Python would try again.
 
     Source: the note on SIGPIPE in https://docs.python.org/3/library/signal.html
     """

@@ -46,14 +46,14 @@ class Remote:
         self._server = server.Server(
             functools.partial(_backend, settings), functools.partial(_unlock, settings.encryption)
         )
-        self._intact: set[str] = set()
+        self._known = remote.Known()
 
     def store(self, namespace: str) -> remote.Store:
         """The store of a namespace, which is empty for the release's own."""
         return remote.Store(
             *(self._server, self._cache, self._location, namespace),
             transfer_seconds=self._seconds,
-            intact=self._intact,
+            known=self._known,
             on_transfer=self._on_transfer,
         )
 

@@ -25,6 +25,9 @@ COLLECTOR = "0" * 16
 LONGEST_SECONDS = 1800.0
 """No collection takes longer: it is ended."""
 
+Needs = dict[backend.Key, frozenset[str]]
+"""Names of the packs that an artifact refers to, which never change: each is read once."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Collected:
@@ -42,12 +45,14 @@ async def collect(
     namespace: str,
     *,
     writer_seconds: float,
+    needs: Needs,
     dry_run: bool = False,
 ) -> Collected:
     """Remove a namespace's packs that nobody needs.
 
     Args:
         writer_seconds: a writer that began longer ago has died.
+        needs: what is known of the namespace's artifacts from earlier collections; completed.
         dry_run: only say what would go.
 
     Raises:
@@ -60,7 +65,7 @@ async def collect(
     try:
         packs = await server.packs(namespace)
         entries = await server.entries(namespace)
-        needed = await _needed(server, sealer, entries)
+        needed = await _needed(server, sealer, entries, needs)
         for writer in await server.writers(namespace):
             if writer.key != own and time.time() - writer.modified < writer_seconds:
                 return Collected(why_not=f"artifact {writer.key.uuid} is being made")
@@ -77,15 +82,18 @@ async def collect(
 
 
 async def _needed(
-    server: backend.Backend, sealer: seal.Sealer, entries: list[backend.Entry]
+    server: backend.Backend, sealer: seal.Sealer, entries: list[backend.Entry], needs: Needs
 ) -> set[str]:
-    """Packs of all artifacts.
+    """Packs of all artifacts; what is known of others is forgotten.
 
     Raises:
         ArtifactError: of an artifact it cannot be told; then nothing may go.
     """
-    found: set[str] = set()
+    for key in needs.keys() - {entry.key for entry in entries}:
+        del needs[key]
     for entry in entries:
+        if entry.key in needs:
+            continue
         try:
             contents = await index.read(server, sealer, entry.key)
         except errors.ArtifactError as err:
@@ -94,8 +102,8 @@ async def _needed(
                 reason=err.reason,
                 hint="delete it: nothing else of this namespace goes before that",
             ) from err
-        found |= {pack.name for pack in contents.places.packs}
-    return found
+        needs[entry.key] = frozenset(pack.name for pack in contents.places.packs)
+    return set().union(*needs.values())
 
 
 async def _forget(server: backend.Backend, namespace: str, writer_seconds: float) -> None:

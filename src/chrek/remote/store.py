@@ -8,6 +8,7 @@ agent before this one is compared with its manifest once, before anything is res
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import pathlib
 import time
@@ -26,6 +27,16 @@ QUICK_SECONDS = 30.0
 """For what is small: a listing, a deletion."""
 
 
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What a process has found out."""
+
+    intact: set[str] = dataclasses.field(default_factory=set)
+    """uuids of what is in the cache and was compared with its manifest."""
+    needs: dict[str, prune.Needs] = dataclasses.field(default_factory=dict)
+    """By namespace."""
+
+
 class Store:
     """The artifacts of one namespace."""
 
@@ -37,7 +48,7 @@ class Store:
         namespace: str,
         *,
         transfer_seconds: float,
-        intact: set[str],
+        known: Known,
         on_transfer: Callable[[str, int, float], None] = lambda *_: None,
     ) -> None:
         """Describe; nothing is read yet.
@@ -46,8 +57,7 @@ class Store:
             location: namespace and identity hash -> URI.
             namespace: empty for the release's own.
             transfer_seconds: the longest time for an upload or a download.
-            intact: uuids of what is in the cache and was compared with its manifest; shared by the
-                stores of a process.
+            known: shared by the stores of a process.
             on_transfer: told of each: `up` or `down`, bytes, seconds.
         """
         self._server = server
@@ -56,7 +66,8 @@ class Store:
         self._namespace = namespace
         self._seconds = transfer_seconds
         self._local = cache.store(namespace)
-        self._intact = intact
+        self._intact = known.intact
+        self._needs = known.needs.setdefault(namespace, {})
         self._on_transfer = on_transfer
 
     @property
@@ -336,7 +347,7 @@ class Store:
     def _collect(self, writer_seconds: float) -> int:
         done = self._server.run(
             lambda one, sealer: prune.collect(
-                one, sealer, self._namespace, writer_seconds=writer_seconds
+                one, sealer, self._namespace, writer_seconds=writer_seconds, needs=self._needs
             ),
             timeout_seconds=prune.LONGEST_SECONDS,
         )
