@@ -31,6 +31,8 @@ GIBIBYTE = 1 << 30
 FROZEN_AIM = RESTORE_AIM = (1.05, 0.07)
 """Of CRIU by hand: a factor and seconds on top."""
 LIMIT_AIM = 0.85
+SETTLE_SECONDS = 3
+"""For what the file system does of itself after files were deleted, such as telling the disk."""
 WORKER = """
 import mmap, os, socket, sys
 size, block = int(sys.argv[1]), os.urandom(1 << 20)
@@ -111,8 +113,6 @@ def _of_size(rig: Rig, size: int, repeat: int) -> Object:
     rounds = min(repeat, 3) if size > 2 * GIBIBYTE else repeat
 
     def one_of_ours() -> None:
-        for old in artifacts:
-            shutil.rmtree(old.path)
         made, artifact = _capture(rig, size)
         ours.append(made)
         artifacts[:] = [artifact]
@@ -124,7 +124,11 @@ def _of_size(rig: Rig, size: int, repeat: int) -> Object:
         # The second of a pair finds the disk as the first left it: they take turns.
         pair = (one_of_ours, one_by_hand)
         for capture in pair if number % 2 == 0 else reversed(pair):
+            if capture is one_of_ours:
+                for old in artifacts:
+                    shutil.rmtree(old.path)
             os.sync()
+            time.sleep(SETTLE_SECONDS)
             capture()
     (artifact,) = artifacts
     warm: list[Object] = []

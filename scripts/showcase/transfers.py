@@ -250,9 +250,13 @@ def _read(artifact: stores.Artifact) -> None:
             fd = os.open(artifact.path / file.name, os.O_RDONLY)
             stack.callback(os.close, fd)
             starts = range(0, file.size, manifest.CHUNK_BYTES)
-            waiting += [pool.submit(os.pread, fd, manifest.CHUNK_BYTES, at) for at in starts]
+            waiting += [pool.submit(_read_piece, fd, at) for at in starts]
         for one in waiting:
             one.result()
+
+
+def _read_piece(fd: int, at: int) -> None:
+    os.pread(fd, manifest.CHUNK_BYTES, at)
 
 
 def _headline(one: Object) -> Object:
