@@ -110,8 +110,9 @@ def capture(
     with logger.step("preflight", seconds):
         found = preflight.look(wanted.root_pid)
         watched = preflight.paths(found, wanted.root_pid, mounts)
-        store.make_room(space.memory_bytes(wanted.root_pid))
-        space.check(wanted.root_pid, store.base)
+        needed = space.memory_bytes(wanted.root_pid)
+        store.make_room(needed)
+        space.check(needed, store.base)
     stdio = [os.readlink(f"/proc/{wanted.root_pid}/fd/{number}") for number in range(3)]
     root_pid = procfs.status(wanted.root_pid).nspids[-1]
     source: list[manifest.Source] = []

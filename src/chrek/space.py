@@ -37,8 +37,11 @@ def free_bytes(path: pathlib.Path) -> int | None:
     return found.f_bfree * found.f_frsize if found.f_blocks else None
 
 
-def check(root_pid: int, store: pathlib.Path) -> None:
+def check(needed: int, store: pathlib.Path) -> None:
     """Refuse a capture that cannot fit.
+
+    Args:
+        needed: `memory_bytes` of the tree.
 
     Raises:
         StoreError: reason NotEnoughSpace, with both numbers.
@@ -46,7 +49,6 @@ def check(root_pid: int, store: pathlib.Path) -> None:
     free = free_bytes(store)
     if free is None:
         return
-    needed = memory_bytes(root_pid)
     if needed > free:
         raise errors.StoreError(
             f"{store} has {free / 1e9:.2f} GB free, the worker's memory alone is"

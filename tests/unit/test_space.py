@@ -37,7 +37,7 @@ def test_memory_that_two_processes_share_is_counted_once(tree):
 
 
 def test_what_fits(tree, tmp_path):
-    space.check(tree, tmp_path)
+    space.check(space.memory_bytes(tree), tmp_path)
 
 
 def test_what_does_not(tree, tmp_path, monkeypatch):
@@ -45,7 +45,7 @@ def test_what_does_not(tree, tmp_path, monkeypatch):
     with pytest.raises(
         errors.StoreError, match=r"0\.01 GB free, the worker's memory alone is 0\.\d\d"
     ):
-        space.check(tree, tmp_path)
+        space.check(space.memory_bytes(tree), tmp_path)
 
 
 def test_a_file_system_that_says_nothing_refuses_nothing(tree, monkeypatch):
@@ -54,4 +54,4 @@ def test_a_file_system_that_says_nothing_refuses_nothing(tree, monkeypatch):
     nothing = os.statvfs_result([0 if i == 2 else value for i, value in enumerate(real)])
     monkeypatch.setattr(os, "statvfs", lambda path: nothing)
     assert space.free_bytes(pathlib.Path("/")) is None
-    space.check(tree, pathlib.Path("/"))
+    space.check(space.memory_bytes(tree), pathlib.Path("/"))

@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import blake3
 
@@ -54,12 +54,8 @@ def requests(where: places.Places) -> list[Request]:
         if not near or after - begin > REQUEST_BYTES:
             if rows:
                 found.append(Request(pack_number, begin, end - begin, tuple(rows)))
-            rows, pack_number, begin, after = (
-                [],
-                place.pack,
-                place.offset,
-                place.offset + place.size,
-            )
+            rows, pack_number, begin = [], place.pack, place.offset
+            after = place.offset + place.size
         rows.append(number)
         end = after
     if rows:
@@ -78,7 +74,6 @@ class _Download:
         descriptors: Sequence[int],
         sealer: seal.Sealer,
         pool: concurrent.futures.ThreadPoolExecutor,
-        on_bytes: Callable[[int], None],
     ) -> None:
         self._server = server
         self._namespace = key.namespace
@@ -86,10 +81,11 @@ class _Download:
         self._descriptors = descriptors
         self._sealer = sealer
         self._pool = pool
-        self._on_bytes = on_bytes
         self._headers: dict[int, asyncio.Task[bytes]] = {}
+        self._read = 0
 
-    async def run(self) -> None:
+    async def run(self) -> int:
+        """Returns how many bytes it read of packs."""
         waiting = iter(requests(self._contents.places))
 
         async def work() -> None:
@@ -104,6 +100,7 @@ class _Download:
             for task in every:
                 task.cancel()
             await asyncio.gather(*every, return_exceptions=True)
+        return self._read
 
     async def _fetch(self, request: Request) -> None:
         name = self._contents.places.packs[request.pack].name
@@ -111,7 +108,7 @@ class _Download:
         data = await self._server.read_pack(self._namespace, name, request.offset, request.size)
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._pool, self._write, request, header, data)
-        self._on_bytes(len(data))
+        self._read += len(data)
 
     async def _header(self, number: int) -> bytes:
         if not self._sealer.header_bytes:
@@ -157,9 +154,9 @@ async def find(
         ArtifactError: missing or damaged. StoreError: the server failed.
     """
     _check_names(described.files)
-    rows, where = await index.tables(server, sealer, key, described)
-    _check_holes(described.files, rows)
-    return index.Contents(described, rows, where)
+    found = await index.contents(server, sealer, key, described)
+    _check_holes(described.files, found.rows)
+    return found
 
 
 async def download(
@@ -168,15 +165,15 @@ async def download(
     key: backend.Key,
     contents: index.Contents,
     directory: pathlib.Path,
-    *,
-    on_bytes: Callable[[int], None] = lambda _: None,
-) -> None:
+) -> int:
     """Fetch the files of an artifact into an empty stage.
 
     Args:
         contents: what `find` found.
         directory: of the stage.
-        on_bytes: told how many more bytes have been read and written.
+
+    Returns:
+        How many bytes were read of packs.
 
     Raises:
         ArtifactError: missing or damaged. StoreError: the server failed, or the disk.
@@ -185,7 +182,7 @@ async def download(
         _made(directory, contents.described.files) as descriptors,
         concurrent.futures.ThreadPoolExecutor(digest.THREADS) as pool,
     ):
-        await _Download(server, key, contents, descriptors, sealer, pool, on_bytes).run()
+        return await _Download(server, key, contents, descriptors, sealer, pool).run()
 
 
 def _check_names(files: Sequence[manifest.File]) -> None:

@@ -43,14 +43,12 @@ async def read(server: backend.Backend, sealer: seal.Sealer, key: backend.Key) -
         ArtifactError: it is not there, or damaged. StoreError: the server failed.
     """
     text = await part(server, sealer, key, backend.Part.MANIFEST)
-    described = manifest.decode(text)
-    rows, where = await tables(server, sealer, key, described)
-    return Contents(described, rows, where)
+    return await contents(server, sealer, key, manifest.decode(text))
 
 
-async def tables(
+async def contents(
     server: backend.Backend, sealer: seal.Sealer, key: backend.Key, described: manifest.Manifest
-) -> tuple[table.Table, places.Places]:
+) -> Contents:
     """Both tables of an artifact, checked against its manifest and each other.
 
     Raises:
@@ -61,7 +59,7 @@ async def tables(
         part(server, sealer, key, backend.Part.PLACES),
     )
     rows = table.decode(rows_data, described.files)
-    return rows, places.decode(places_data, len(rows))
+    return Contents(described, rows, places.decode(places_data, len(rows)))
 
 
 async def part(
@@ -87,13 +85,13 @@ async def known(
     used: collections.Counter[str] = collections.Counter()
     for entry in entries[:MOST_ARTIFACTS]:
         try:
-            contents = await read(server, sealer, entry.key)
+            there = await read(server, sealer, entry.key)
         except errors.ChrekError as err:
             # It is of no use to a pod either; whoever is to be restored from it says so.
             LOG.warning("artifact cannot be read", uuid=entry.key.uuid, error=str(err))
             continue
-        for row, place in zip(contents.rows, contents.places.places, strict=True):
-            pack = contents.places.packs[place.pack]
+        for row, place in zip(there.rows, there.places.places, strict=True):
+            pack = there.places.packs[place.pack]
             if row.id not in found and (server.collects or pack.name in present):
                 found[row.id] = Known(pack, place)
                 used[pack.name] += place.size

@@ -46,14 +46,12 @@ async def collect(
     *,
     writer_seconds: float,
     needs: Needs,
-    dry_run: bool = False,
 ) -> Collected:
     """Remove a namespace's packs that nobody needs.
 
     Args:
         writer_seconds: a writer that began longer ago has died.
         needs: what is known of the namespace's artifacts from earlier collections; completed.
-        dry_run: only say what would go.
 
     Raises:
         StoreError, ArtifactError: nothing, or not all of it, was removed.
@@ -72,10 +70,9 @@ async def collect(
         if {e.key for e in await server.entries(namespace)} != {e.key for e in entries}:
             return Collected(why_not="artifacts came or went meanwhile")
         gone = [pack for pack in packs if pack.name not in needed]
-        if not dry_run:
-            for pack in gone:
-                await server.delete_pack(namespace, pack.name)
-            await _forget(server, namespace, writer_seconds)
+        for pack in gone:
+            await server.delete_pack(namespace, pack.name)
+        await _forget(server, namespace, writer_seconds)
     finally:
         await server.end(own)
     return Collected(packs=len(gone), bytes=sum(pack.size for pack in gone))

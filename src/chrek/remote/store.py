@@ -175,10 +175,7 @@ class Store:
         """
         if identity_hash:
             stores.check_names(identity_hash)
-        found = self._server.run(
-            lambda one, _: one.entries(self._namespace, identity_hash),
-            timeout_seconds=QUICK_SECONDS,
-        )
+        found = self._entries(identity_hash)
         return sorted((e.key.identity_hash, e.key.variant, e.key.uuid) for e in found)
 
     @contextlib.contextmanager
@@ -232,17 +229,9 @@ class Store:
         self._cache.make_room(sum(row.size for row in contents.rows))
         self._local.discard(stores.Stage(key.uuid, artifact.path))
         stage = self._local.stage(key.identity_hash, key.variant, key.uuid)
-        read = 0
-
-        def on_bytes(count: int) -> None:
-            nonlocal read
-            read += count
-
         try:
-            self._server.run(
-                lambda one, sealer: download.download(
-                    *(one, sealer, key, contents, stage.path), on_bytes=on_bytes
-                ),
+            read = self._server.run(
+                lambda one, sealer: download.download(one, sealer, key, contents, stage.path),
                 timeout_seconds=max(1.0, begin + self._seconds - time.monotonic()),
             )
             self._local.commit_text(stage, _text(artifact))
@@ -265,7 +254,10 @@ class Store:
             StoreError: the server failed.
         """
         stores.check_names(identity_hash)
-        return not self._server.run(
+        return not self._entries(identity_hash)
+
+    def _entries(self, identity_hash: str = "") -> list[backend.Entry]:
+        return self._server.run(
             lambda one, _: one.entries(self._namespace, identity_hash),
             timeout_seconds=QUICK_SECONDS,
         )
@@ -291,10 +283,7 @@ class Store:
             self._local.delete(
                 identity_hash, variant, uuid, stage_seconds=stage_seconds, stopped=stopped
             )
-        found = self._server.run(
-            lambda one, _: one.entries(self._namespace, identity_hash),
-            timeout_seconds=QUICK_SECONDS,
-        )
+        found = self._entries(identity_hash)
         for entry in found:
             key = entry.key
             if variant not in ("", key.variant) or uuid not in ("", key.uuid):
@@ -314,11 +303,7 @@ class Store:
     def _bytes(self, key: backend.Key) -> int:
         """What an artifact holds; 0 when it does not say."""
         with contextlib.suppress(errors.ChrekError):
-            data = self._server.run(
-                lambda one, sealer: index.part(one, sealer, key, backend.Part.MANIFEST),
-                timeout_seconds=QUICK_SECONDS,
-            )
-            return manifest.decode(data).bytes
+            return manifest.decode(self._text(key)).bytes
         return 0
 
     def sweep(self, *, older_than_seconds: float) -> int:
@@ -335,10 +320,7 @@ class Store:
         kept = [one for one in self._cache.kept() if one.key.namespace == self._namespace]
         if not kept:
             return 0
-        entries = self._server.run(
-            lambda one, _: one.entries(self._namespace), timeout_seconds=QUICK_SECONDS
-        )
-        there = {entry.key for entry in entries}
+        there = {entry.key for entry in self._entries()}
         gone = [one.key for one in kept if one.key not in there and not self._cache.used(one.key)]
         for key in gone:
             self._cache.drop(key)

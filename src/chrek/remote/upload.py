@@ -29,7 +29,6 @@ COLLECTOR_POLL_SECONDS = 1.0
 class Uploaded:
     """What became of an artifact's bytes."""
 
-    described: backend.Described
     sent_bytes: int
     """In packs that the store did not have."""
     packs: int
@@ -133,14 +132,15 @@ async def upload(
             except BaseException:
                 packs.cancel()
                 raise
-        done = _described(key, text, rows, found, own, sealer)
+        tools = for_tools(described, told=not sealer.header_bytes)
+        done = _described(key, text, rows, found, own, sealer, tools)
         await _look_again(server, key.namespace, own)
         await server.commit(key, done)
     finally:
         with contextlib.suppress(errors.ChrekError):
             await server.end(key)
     reused = sum(isinstance(one, index.Known) for one in found)
-    return Uploaded(done, sum(one.size for one in own), len(own), len(rows), reused)
+    return Uploaded(sum(one.size for one in own), len(own), len(rows), reused)
 
 
 async def _look_again(server: backend.Backend, namespace: str, own: Sequence[backend.Pack]) -> None:
@@ -233,6 +233,7 @@ def _described(
     found: Sequence[places.Place | index.Known],
     own: Sequence[backend.Pack],
     sealer: seal.Sealer,
+    annotations: dict[str, str],
 ) -> backend.Described:
     packs = {one.name: one for one in own}
     packs |= {one.pack.name: one.pack for one in found if isinstance(one, index.Known)}
@@ -256,7 +257,7 @@ def _described(
         table=sealed[backend.Part.TABLE],
         places=sealed[backend.Part.PLACES],
         packs=listed,
-        annotations=for_tools(manifest.decode(text), told=not sealer.header_bytes),
+        annotations=annotations,
     )
 
 
