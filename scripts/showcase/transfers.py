@@ -23,7 +23,7 @@ from typing import Any
 
 import msgspec
 
-from chrek import config, digest, manifest
+from chrek import config, digest, manifest, verification
 from chrek import store as stores
 from devcluster import cache, prerequisites, tools
 from showcase import commands, errors, restores
@@ -225,14 +225,7 @@ def _read_pair(artifact: stores.Artifact, *, flip: bool) -> Object:
         restores.prepare(artifact, cold=True)
         began = time.monotonic()
         if verify:
-            with digest.Pool() as pool, contextlib.ExitStack() as stack:
-                waiting = []
-                for file in artifact.manifest.files:
-                    fd = os.open(artifact.path / file.name, os.O_RDONLY)
-                    stack.callback(os.close, fd)
-                    waiting += pool.verify(fd, file)
-                for one in waiting:
-                    one.result()
+            verification.whole(artifact)
         else:
             _read(artifact)
         return time.monotonic() - began

@@ -74,6 +74,16 @@ class Storage(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     cache: Cache = Cache()
     encryption: Encryption = Encryption()
 
+    def base(self, namespace: str) -> str:
+        """Path or URI below which the identity hashes of a namespace are.
+
+        Args:
+            namespace: empty for the release's own.
+        """
+        bases = {"pvc": self.pvc.basePath, "s3": self.s3.uri, "oci": self.oci.uri}
+        base = bases[self.type].rstrip("/")
+        return f"{base}/ns/{namespace}" if namespace else base
+
 
 class EnvFromSecrets(enum.StrEnum):
     """Whether workers are captured whose environment has values of Secrets."""

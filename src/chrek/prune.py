@@ -23,6 +23,7 @@ from typing import Any
 
 from chrek import config, errors, log, names, removal
 from chrek import storage as storages
+from chrek import store as stores
 from chrek.kube import api
 
 LOG = log.get(__name__)
@@ -39,7 +40,6 @@ READER_MARGIN_SECONDS = 60.0
 ATTEMPTS = 20
 
 Object = dict[str, Any]
-Path = tuple[str, str, str]
 
 
 def run(
@@ -57,29 +57,17 @@ def run(
     Raises:
         ChrekError: not everything was deleted; says why.
     """
-    wanted = [parse(path) for path in paths]
+    wanted = [stores.parse_path(path) for path in paths]
     settings = config.load(config_path, config.AgentConfig)
     log.setup(settings.logLevel)
     asyncio.run(_run(settings, namespace, wanted, timeout))
 
 
-def parse(path: str) -> Path:
-    """Hash, variant and uuid of a path; the last two may be empty.
-
-    Raises:
-        InputError: it is no path of the store.
-    """
-    parts = path.split("/")
-    if not 1 <= len(parts) <= 3 or not all(parts):
-        raise errors.InputError(
-            f"{path!r} is not a path in the store", hint="write HASH, HASH/VARIANT or the whole"
-        )
-    identity_hash, variant, uuid = [*parts, "", ""][:3]
-    return identity_hash, variant, uuid
-
-
 async def _run(
-    settings: config.AgentConfig, namespace: str, paths: Sequence[Path], timeout: float | None
+    settings: config.AgentConfig,
+    namespace: str,
+    paths: Sequence[stores.ArtifactPath],
+    timeout: float | None,
 ) -> None:
     credentials = api.credentials()
     stop = asyncio.Event()
@@ -127,7 +115,7 @@ class Prune:
         self._reader_seconds = settings.restoreTimeoutSeconds + READER_MARGIN_SECONDS
 
     async def delete(
-        self, namespace: str, paths: Sequence[Path], *, timeout: float | None = None
+        self, namespace: str, paths: Sequence[stores.ArtifactPath], *, timeout: float | None = None
     ) -> None:
         """Delete artifacts of a namespace.
 
@@ -146,7 +134,7 @@ class Prune:
                 await self._delete(storage.of(namespace), namespace, path, deadline)
 
     async def _delete(
-        self, store: storages.AnyStore, namespace: str, path: Path, deadline: float
+        self, store: storages.AnyStore, namespace: str, path: stores.ArtifactPath, deadline: float
     ) -> None:
         name = f"{self._settings.release}.{namespace}.{path[0]}"
         fence = Fence(self._client, self._own, name, self._holder, self._reader_seconds)
@@ -174,7 +162,9 @@ class Prune:
         if self._stop.is_set():
             raise _stopped()
 
-    async def _remove(self, store: storages.AnyStore, path: Path, fence: Fence) -> None:
+    async def _remove(
+        self, store: storages.AnyStore, path: stores.ArtifactPath, fence: Fence
+    ) -> None:
         work = asyncio.create_task(
             asyncio.to_thread(
                 store.delete,

@@ -34,6 +34,7 @@ from chrek import (
     reach,
     rootfd,
     surroundings,
+    verification,
 )
 from chrek import store as stores
 from chrek.criu import service
@@ -130,13 +131,8 @@ def _verify_pages(
     artifact: stores.Artifact, pool: digest.Pool, stack: contextlib.ExitStack
 ) -> list[concurrent.futures.Future[None]]:
     """Start reading and verifying the page files; CRIU finds them in the page cache."""
-    futures = []
-    for file in artifact.manifest.files:
-        if _is_pages(file):
-            fd = _open(artifact, file)
-            stack.callback(os.close, fd)
-            futures += pool.verify(fd, file)
-    return futures
+    pages = filter(_is_pages, artifact.manifest.files)
+    return verification.begin(artifact, pages, pool, stack)
 
 
 def _stage(artifact: stores.Artifact, staging: pathlib.Path) -> dict[str, bytes]:
@@ -148,7 +144,7 @@ def _stage(artifact: stores.Artifact, staging: pathlib.Path) -> dict[str, bytes]
         for file in artifact.manifest.files:
             if _is_pages(file):
                 continue
-            fd = _open(artifact, file)
+            fd = stores.open_file(artifact, file.name)
             try:
                 data = _read(fd, file)
             finally:
@@ -161,10 +157,6 @@ def _stage(artifact: stores.Artifact, staging: pathlib.Path) -> dict[str, bytes]
             else:
                 rest[file.name] = data
     return rest
-
-
-def _open(artifact: stores.Artifact, file: manifest.File) -> int:
-    return stores.open_file(artifact, file.name)
 
 
 def _read(fd: int, file: manifest.File) -> bytes:

@@ -345,6 +345,21 @@ def _make(path: pathlib.Path) -> None:
     path.mkdir(mode=0o700, parents=True)
 
 
+def parse_path(text: str) -> ArtifactPath:
+    """Hash, variant and uuid of a path; the last two may be empty.
+
+    Raises:
+        InputError: it is no path of the store.
+    """
+    parts = text.split("/")
+    if not 1 <= len(parts) <= 3 or not all(parts):
+        raise errors.InputError(
+            f"{text!r} is not a path in the store", hint="write HASH, HASH/VARIANT or the whole"
+        )
+    identity_hash, variant, uuid = [*parts, "", ""][:3]
+    return identity_hash, variant, uuid
+
+
 def check_names(identity_hash: str, variant: str = "", uuid: str = "") -> None:
     """Refuse what is no name of the store; the last two may be empty.
 

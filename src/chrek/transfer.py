@@ -59,14 +59,9 @@ def parse(path: str) -> stores.ArtifactPath:
     Raises:
         InputError: it is no path of the store.
     """
-    parts = path.split("/")
-    if not 1 <= len(parts) <= 3 or not all(parts):
-        raise errors.InputError(
-            f"{path!r} is not a path in the store", hint="write HASH, HASH/VARIANT or the whole"
-        )
-    identity_hash, variant, uuid = [*parts, "", ""][:3]
-    stores.check_names(identity_hash, variant, uuid)
-    return identity_hash, variant, uuid
+    found = stores.parse_path(path)
+    stores.check_names(*found)
+    return found
 
 
 def select(store: storage.AnyStore, wanted: stores.ArtifactPath) -> list[stores.ArtifactPath]:

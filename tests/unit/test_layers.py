@@ -15,6 +15,7 @@ LAYERS = [
     ["storage"],
     ["facts"],
     ["remote"],
+    ["verification"],
     ["ipcstate", "preflight", "privilege", "inside", "filefacts", "surroundings", "reach"],
     [
         "criu",

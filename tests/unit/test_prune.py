@@ -70,7 +70,7 @@ class Scene:
         )
 
     async def delete(self, *paths, namespace="ns", timeout=5.0, holder=HOLDER):
-        wanted = [prune.parse(path) for path in paths or (HASH,)]
+        wanted = [stores.parse_path(path) for path in paths or (HASH,)]
         await self.prune(holder).delete(namespace, wanted, timeout=timeout)
 
     def lease(self, *, marks=None, **spec):
@@ -258,13 +258,13 @@ async def test_to_stop_gives_the_lease_back(scene):
     [(HASH, (HASH, "", "")), (f"{HASH}/a", (HASH, "a", "")), (f"{HASH}/a/b", (HASH, "a", "b"))],
 )
 def test_paths(text, path):
-    assert prune.parse(text) == path
+    assert stores.parse_path(text) == path
 
 
 @pytest.mark.parametrize("text", ["", "/", "a/", "/a", "a//b", "a/b/c/d"])
 def test_paths_that_are_none(text):
     with pytest.raises(errors.InputError, match="is not a path in the store"):
-        prune.parse(text)
+        stores.parse_path(text)
 
 
 async def test_the_program(scene, tmp_path):

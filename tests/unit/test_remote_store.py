@@ -8,11 +8,10 @@ import time
 import msgspec
 import pytest
 
-from chrek import errors, manifest, names
+from chrek import errors, manifest, names, verification
 from chrek import store as stores
 from chrek.remote import backend as backends
 from chrek.remote import keys, prune, seal, upload
-from chrek.remote import store as remote
 from fakes import backend as fake_backend
 from fakes import node as nodes
 
@@ -250,7 +249,7 @@ def test_tables_of_another_artifact_are_refused(backend, first, second):
     store = second.store()
     artifact = store.open(HASH, VARIANT, uuid, digest)
     with store.fetched(artifact) as found, pytest.raises(errors.ArtifactError):
-        remote.verify(found)
+        verification.whole(found)
 
 
 def test_what_was_wrong_on_the_server_is_not_kept(backend, first, second):
@@ -265,7 +264,7 @@ def test_what_was_wrong_on_the_server_is_not_kept(backend, first, second):
     store = second.store()
     artifact = store.open(HASH, VARIANT, uuid, digest)
     with pytest.raises(errors.ArtifactError), store.fetched(artifact) as found:
-        remote.verify(found)
+        verification.whole(found)
     for part, kept in parts:
         backend.parts[backends.Key("", HASH, VARIANT, uuid), part].data = kept["data"]
     assert fetch(second, uuid, digest) == {"a": noise(5000, 1)}

@@ -14,6 +14,7 @@ import click
 import yaml
 
 from chrek import errors, identity, names, variant
+from chrek.cli import crds
 from chrek.cli import workload as workloads
 
 if TYPE_CHECKING:
@@ -208,11 +209,7 @@ def _create(
         cluster.create(_checkpoints(namespace), wanted)
     except errors.ApiError as err:
         if err.status == 404:
-            raise errors.ApiError(
-                f"the cluster knows no {names.CHECKPOINT_KIND}: {err.message}",
-                status=404,
-                hint="install the chrek chart, which brings the CRDs",
-            ) from err
+            raise crds.absent(err) from err
         there = cluster.get(_checkpoints(namespace, name)) if err.status == 409 else None
         if there is None:
             raise

@@ -18,7 +18,9 @@ import click
 import msgspec
 import yaml
 
-from chrek import config, errors, identity, names, prune, state, variant
+from chrek import config, errors, identity, names, state, variant
+from chrek import store as stores
+from chrek.cli import crds
 from chrek.kube import workstation
 from chrek.operator import conditions, pods, templates, workloads
 from chrek.operator import housekeeping as rules
@@ -106,7 +108,7 @@ def show_deletion(
         InputError: a path is none.
         ApiError: the API server refused or did not answer.
     """
-    wanted = [prune.parse(path) for path in paths]
+    wanted = [stores.parse_path(path) for path in paths]
     gone: list[tuple[rules.Artifact, str]] = []
     for same, users in _identities(cluster, namespace):
         for one in rules.artifacts(same, users, now=now):
@@ -220,11 +222,7 @@ def _find(cluster: workstation.Cluster, plural: str, namespace: str) -> list[Obj
         if err.status == 404 and plural == names.GRAPH_PLURAL:
             return []
         if err.status == 404:
-            raise errors.ApiError(
-                f"the cluster knows no {names.CHECKPOINT_KIND}: {err.message}",
-                status=404,
-                hint="install the chrek chart, which brings the CRDs",
-            ) from err
+            raise crds.absent(err) from err
         raise
 
 

@@ -17,6 +17,7 @@ import click
 import yaml
 
 from chrek import errors, identity, manifest, names, state
+from chrek.cli import crds
 
 if TYPE_CHECKING:
     from chrek.kube import workstation
@@ -123,11 +124,7 @@ def _create(cluster: workstation.Cluster, wanted: Checkpoint) -> None:
         cluster.create(_path(wanted, ""), body)
     except errors.ApiError as err:
         if err.status == 404:
-            raise errors.ApiError(
-                f"the cluster knows no {names.CHECKPOINT_KIND}: {err.message}",
-                status=404,
-                hint="install the chrek chart, which brings the CRDs",
-            ) from err
+            raise crds.absent(err) from err
         if err.status != 409:
             raise
 

@@ -32,6 +32,4 @@ class Place:
 
 def of(storage: config.Storage, *, namespace: str, own: str) -> Place:
     """The place of a namespace; `own` is the release's."""
-    bases = {"pvc": storage.pvc.basePath, "s3": storage.s3.uri, "oci": storage.oci.uri}
-    base = bases[storage.type].rstrip("/")
-    return Place(storage.type, base if namespace == own else f"{base}/ns/{namespace}")
+    return Place(storage.type, storage.base("" if namespace == own else namespace))

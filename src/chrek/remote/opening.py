@@ -36,10 +36,9 @@ class Remote:
         """
         if settings.type == "s3":
             uri.bucket_place(settings.s3)
-            self._uri = settings.s3.uri.rstrip("/")
         else:
             uri.repository_place(settings.oci.uri)
-            self._uri = settings.oci.uri.rstrip("/")
+        self._settings = settings
         self._seconds = transfer_seconds
         self._on_transfer = on_transfer
         self._cache = cache.Cache(pathlib.Path(settings.cache.path), settings.cache.sizeBytes)
@@ -62,7 +61,7 @@ class Remote:
         return sum(one.bytes for one in self._cache.kept())
 
     def _location(self, namespace: str, identity_hash: str) -> str:
-        return "/".join((self._uri, *(("ns", namespace) if namespace else ()), identity_hash))
+        return f"{self._settings.base(namespace)}/{identity_hash}"
 
     def check(self) -> None:
         """See that the server takes, gives and removes objects, and that the cache can be written.

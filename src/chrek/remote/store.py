@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import os
 import pathlib
 import time
 from collections.abc import Callable, Iterator
 
-from chrek import digest, errors, log, manifest, names, removal
+from chrek import errors, log, manifest, removal, verification
 from chrek import store as stores
 from chrek.remote import backend, download, index, prune, upload
 from chrek.remote import cache as caches
@@ -211,8 +210,8 @@ class Store:
             if there != manifest.digest(_text(artifact)):
                 raise errors.ArtifactError("another manifest is there")
             if key.uuid not in self._intact:
-                verify(artifact)
-        except errors.ArtifactError as err:
+                verification.whole(artifact)
+        except (errors.ArtifactError, errors.StoreError) as err:
             LOG.warning("damaged in the cache", uuid=key.uuid, error=str(err))
             self._intact.discard(key.uuid)
             self._cache.drop(key)
@@ -350,24 +349,3 @@ class Store:
 
 def _text(artifact: stores.Artifact) -> bytes:
     return artifact.text or manifest.encode(artifact.manifest)
-
-
-def verify(artifact: stores.Artifact) -> None:
-    """Compare all files of an artifact with its manifest.
-
-    Raises:
-        ArtifactError: on the first difference.
-    """
-    with digest.Pool() as pool, contextlib.ExitStack() as stack:
-        futures = []
-        for file in artifact.manifest.files:
-            try:
-                fd = os.open(artifact.path / file.name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except OSError as err:
-                raise errors.ArtifactError(
-                    f"{file.name}: {err.strerror}", reason=names.Reason.ARTIFACT_MISSING
-                ) from err
-            stack.callback(os.close, fd)
-            futures += pool.verify(fd, file)
-        for future in futures:
-            future.result()

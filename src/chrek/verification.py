@@ -1,0 +1,44 @@
+"""Whether an artifact's files are those that its manifest describes."""
+
+from __future__ import annotations
+
+import concurrent.futures
+import contextlib
+import os
+from collections.abc import Iterable
+
+from chrek import digest, manifest
+from chrek import store as stores
+
+
+def begin(
+    artifact: stores.Artifact,
+    files: Iterable[manifest.File],
+    pool: digest.Pool,
+    stack: contextlib.ExitStack,
+) -> list[concurrent.futures.Future[None]]:
+    """Start reading and verifying files; each future raises ArtifactError on a difference.
+
+    Args:
+        stack: closes the files, so it must outlive the futures.
+
+    Raises:
+        ArtifactError: one is missing or has another size. StoreError: it cannot be read.
+    """
+    futures = []
+    for file in files:
+        fd = stores.open_file(artifact, file.name)
+        stack.callback(os.close, fd)
+        futures += pool.verify(fd, file)
+    return futures
+
+
+def whole(artifact: stores.Artifact) -> None:
+    """Compare all files of an artifact with its manifest.
+
+    Raises:
+        ArtifactError: on the first difference. StoreError: a file cannot be read.
+    """
+    with digest.Pool() as pool, contextlib.ExitStack() as stack:
+        for future in begin(artifact, artifact.manifest.files, pool, stack):
+            future.result()
