@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from chrek.remote import opening
 
 
+SERVER_CHECK_SECONDS = 600.0
+
+
 class AnyStore(Protocol):
     """What every kind of store can do: `Store` on a volume, `remote.store` on a server."""
 
@@ -128,6 +131,11 @@ class Storage:
     def has_cache(self) -> bool:
         """Whether artifacts are fetched before they are restored."""
         return self._remote is not None
+
+    @property
+    def check_seconds(self) -> float:
+        """How long what `check` found holds: a server is not written to at every look."""
+        return SERVER_CHECK_SECONDS if self._remote else 0.0
 
     def cache_bytes(self) -> int:
         """What this node keeps of artifacts that are on a server."""

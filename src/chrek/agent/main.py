@@ -166,8 +166,13 @@ class Agent:
         return found
 
     async def _watch_store(self) -> None:
+        checked = 0.0
         while True:
-            await self.check_store()
+            now = asyncio.get_running_loop().time()
+            if self._store_problem or now - checked >= self._storage.check_seconds:
+                await self.check_store()
+                checked = now
+            metrics.CACHE_BYTES.set(await asyncio.to_thread(self._storage.cache_bytes))
             await asyncio.sleep(CHECK_SECONDS)
 
     async def check_store(self) -> None:
@@ -175,7 +180,6 @@ class Agent:
         problem = ""
         try:
             await asyncio.to_thread(self._storage.check)
-            metrics.CACHE_BYTES.set(await asyncio.to_thread(self._storage.cache_bytes))
         except errors.ChrekError as err:
             problem = str(err)
             if problem != self._store_problem:
