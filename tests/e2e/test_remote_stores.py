@@ -24,6 +24,11 @@ class Kind:
     settings: dict[str, object]
     location: str
 
+    @property
+    def server(self) -> str:
+        """Name of its pod and service."""
+        return "s3" if self.name == "s3" else "registry"
+
 
 def kinds() -> list[Kind]:
     """As the guide prints them, but for the host, and that it speaks plain HTTP."""
@@ -60,6 +65,18 @@ class Site:
     kind: Kind
 
 
+def serve(live: cluster.Cluster, kind: Kind, namespace: str) -> None:
+    """Start the server, empty, and wait until it answers."""
+    host = f"registry.{namespace}.svc.cluster.local:{kind.port}"
+    objects = servers.s3("my-bucket") if kind.name == "s3" else servers.registry(host)
+    for item in objects:
+        live.apply(item, namespace=namespace)
+    live.kubectl(
+        "wait", f"--namespace={namespace}", f"pod/{kind.server}", "--for=condition=Ready",
+        "--timeout=60s",
+    )  # fmt: skip
+
+
 @pytest.fixture(scope="module", params=kinds(), ids=lambda kind: kind.name)
 def site(live: cluster.Cluster, request: pytest.FixtureRequest) -> Iterator[Site]:
     kind: Kind = request.param
@@ -69,17 +86,9 @@ def site(live: cluster.Cluster, request: pytest.FixtureRequest) -> Iterator[Site
         {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": namespace}},
         namespace="default",
     )
-    host = f"registry.{namespace}.svc.cluster.local:{servers.REGISTRY_PORT}"
-    objects = servers.s3("my-bucket") if kind.name == "s3" else servers.registry(host)
     key = base64.b64encode(os.urandom(32)).decode()
-    objects.append(servers.secret("store-key", {"key": key}))
-    for item in objects:
-        live.apply(item, namespace=namespace)
-    server = "s3" if kind.name == "s3" else "registry"
-    live.kubectl(
-        "wait", f"--namespace={namespace}", f"pod/{server}", "--for=condition=Ready",
-        "--timeout=60s",
-    )  # fmt: skip
+    live.apply(servers.secret("store-key", {"key": key}), namespace=namespace)
+    serve(live, kind, namespace)
     values = {"dynamo-operator.checkpoint.storage": json.dumps(kind.settings)}
     setup.install(live, namespace=namespace, values=values)
     yield Site(place.Place(live, namespace, values), kind)
@@ -111,11 +120,10 @@ def test_captured_here_and_restored_there(site: Site) -> None:
         assert f"DYN_CHECKPOINT_LOCATION={status['location']}" in env
     assert len(cached(site, "n1")) == len(cached(site, "n2")) == 1
     # Also after the server has gone: both nodes have it.
-    server = "s3" if site.kind.name == "s3" else "registry"
-    here.live.kubectl("delete", f"--namespace={here.namespace}", f"service/{server}")
+    here.live.kubectl("delete", f"--namespace={here.namespace}", f"service/{site.kind.server}")
     with here.pod(worker.pod("there-again", node="n2")) as pod:
         place.assert_warm(here.live, pod)
-    service = servers.service(server, site.kind.port)
+    service = servers.service(site.kind.server, site.kind.port)
     here.live.apply(service, namespace=here.namespace)
     here.forget(worker)
     with here.pod(worker.pod("cold", node="n2")) as pod:
@@ -127,21 +135,8 @@ def test_what_was_deleted_on_the_server_is_missed(site: Site) -> None:
     here = site.at
     worker = tiny.Worker("tiny/remote-lost")
     here.capture(worker, node="n1")
-    server = "s3" if site.kind.name == "s3" else "registry"
-    here.live.kubectl("delete", f"--namespace={here.namespace}", f"pod/{server}")
-    objects = (
-        servers.s3("my-bucket")
-        if server == "s3"
-        else servers.registry(
-            f"registry.{here.namespace}.svc.cluster.local:{servers.REGISTRY_PORT}"
-        )
-    )
-    for item in objects:
-        here.live.apply(item, namespace=here.namespace)
-    here.live.kubectl(
-        "wait", f"--namespace={here.namespace}", f"pod/{server}", "--for=condition=Ready",
-        "--timeout=60s",
-    )  # fmt: skip
+    here.live.kubectl("delete", f"--namespace={here.namespace}", f"pod/{site.kind.server}")
+    serve(here.live, site.kind, here.namespace)
     with here.pod(worker.pod("lost", node="n2")) as pod:
         place.assert_cold(here.live, pod, {"ArtifactMissing"})
     here.forget(worker)

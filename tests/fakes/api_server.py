@@ -37,6 +37,21 @@ class ApiServer:
         self._server.shutdown()
         self._server.server_close()
 
+    def kubeconfig(self, folder, namespace):
+        """Write the file with which a user of a namespace finds it; returns its path."""
+        context = {"cluster": "c", "user": "u", "namespace": namespace}
+        raw = {
+            "apiVersion": "v1",
+            "kind": "Config",
+            "current-context": "c",
+            "contexts": [{"name": "c", "context": context}],
+            "clusters": [{"name": "c", "cluster": {"server": self.url}}],
+            "users": [{"name": "u", "user": {}}],
+        }
+        path = folder / "config"
+        path.write_text(json.dumps(raw))
+        return path
+
     def refuse(self, method, path, *, status, message):
         self.refusals[method, path] = (status, message)
 

@@ -22,6 +22,7 @@ import urllib.parse
 import uuid
 
 from chrek.operator import certificates
+from chrek.registry import client
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
 OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -33,6 +34,16 @@ DOCKER = {OCI_INDEX: DOCKER_LIST, OCI_MANIFEST: DOCKER_MANIFEST, OCI_CONFIG: DOC
 LINUX = {"os": "linux", "architecture": "amd64"}
 ACTIONS = {"GET": "pull", "HEAD": "pull", "DELETE": "delete"}
 """Of a token; others need pull and push."""
+
+
+PROXIES = ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
+
+
+def direct(monkeypatch):
+    """No proxy of this machine, and no waiting between attempts."""
+    for name in PROXIES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(client.RANDOM, "uniform", lambda low, high: 0.001)
 
 
 def digest(raw):

@@ -49,16 +49,7 @@ def api():
 @pytest.fixture
 def run(api, tmp_path, monkeypatch):
     """Runs `chrek checkpoint ...` as a user of namespace team."""
-    raw = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "c",
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "team"}}],
-        "clusters": [{"name": "c", "cluster": {"server": api.url}}],
-        "users": [{"name": "u", "user": {}}],
-    }
-    (tmp_path / "config").write_text(json.dumps(raw))
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(tmp_path, "team")))
     monkeypatch.setattr(checkpoint_command, "POLL_SECONDS", 0.0)
 
     def call(*arguments):

@@ -44,16 +44,7 @@ def api():
 @pytest.fixture
 def run(api, tmp_path, monkeypatch):
     """Runs `chrek prune --dry-run ...` as a user of namespace team."""
-    raw = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "c",
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "team"}}],
-        "clusters": [{"name": "c", "cluster": {"server": api.url}}],
-        "users": [{"name": "u", "user": {}}],
-    }
-    (tmp_path / "config").write_text(json.dumps(raw))
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(tmp_path, "team")))
 
     def call(*arguments):
         return testing.CliRunner().invoke(cli.main, ["prune", "--dry-run", *arguments])

@@ -1,7 +1,6 @@
 """`chrek import --checkpoint` against an API server of dictionaries, and with the operator."""
 
 import copy
-import json
 
 import pytest
 import yaml
@@ -38,16 +37,7 @@ def api():
 @pytest.fixture
 def run(api, tmp_path, monkeypatch):
     """Runs `chrek import ...` as a user of namespace team, with an artifact and its identity."""
-    raw = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "current-context": "c",
-        "contexts": [{"name": "c", "context": {"cluster": "c", "user": "u", "namespace": "team"}}],
-        "clusters": [{"name": "c", "cluster": {"server": api.url}}],
-        "users": [{"name": "u", "user": {}}],
-    }
-    (tmp_path / "config").write_text(json.dumps(raw))
-    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+    monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(tmp_path, "team")))
     monkeypatch.chdir(tmp_path)
     (tmp_path / "b").mkdir()
     (tmp_path / "identity.yaml").write_text(yaml.safe_dump(IDENTITY))

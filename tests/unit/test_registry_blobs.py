@@ -20,9 +20,7 @@ UPLOADS = "/v2/acme/store/blobs/uploads/"
 @pytest.fixture(autouse=True)
 def direct(monkeypatch):
     """No proxy of this machine, and no waiting between attempts."""
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(client.RANDOM, "uniform", lambda low, high: 0.001)
+    fake.direct(monkeypatch)
 
 
 @pytest.fixture

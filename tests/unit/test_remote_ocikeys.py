@@ -15,9 +15,7 @@ MANIFESTS = "/v2/acme/store/manifests/"
 @pytest.fixture(autouse=True)
 def fast(monkeypatch):
     """No proxy of this machine, and short waits: as long as only one wants to make keys."""
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(client.RANDOM, "uniform", lambda low, high: 0.001)
+    fake.direct(monkeypatch)
     monkeypatch.setattr(ocikeys, "SETTLE_SECONDS", 0.2)
     monkeypatch.setattr(ocikeys, "POLL_SECONDS", 0.01)
 

@@ -34,9 +34,7 @@ def code(name, message=""):
 @pytest.fixture(autouse=True)
 def direct(monkeypatch):
     """No proxy of this machine, and no waiting between attempts."""
-    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr(client.RANDOM, "uniform", lambda low, high: 0.001)
+    fake.direct(monkeypatch)
     monkeypatch.setattr(repository, "PATIENCE", client.Patience(attempts=4, seconds=5.0))
 
 
