@@ -170,6 +170,20 @@ def test_a_closed_connection_has_no_end_of_file():
     assert inside[0].isk.shutdown == 1
 
 
+def test_what_was_closed_before_stays_closed():
+    """CRIU would make it established again, in the middle of a connection nobody has."""
+    entries = [
+        sock((OLD, 40000), (OLD, 8000), state=CLOSE),
+        sock(("127.0.0.1", 40001), ("127.0.0.1", 8000), state=CLOSE),
+        sock(("127.0.0.1", 8000), ("127.0.0.1", 40001)),
+    ]
+    entries[0].isk.shutdown = 3
+    assert sockets.rewrite(entries, MOVED) == (1, 0)
+    for entry in entries:
+        assert ends(entry) == (("0.0.0.0", 0), ("0.0.0.0", 0), CLOSE)  # noqa: S104
+    assert entries[0].isk.shutdown == 3
+
+
 def test_what_was_never_sent_counts_as_sent():
     name = "tcp-stream-7.img"
     queues = b"received" + b"sent" + b"not sent"

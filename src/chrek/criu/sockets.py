@@ -43,14 +43,15 @@ def rewrite(entries: Iterable[pb.FileEntry], addresses: Mapping[str, str]) -> tu
     ends = {(_end(s, "src"), _end(s, "dst")) for s in sockets if _connected(s)}
     closed = rewritten = 0
     for isk in sockets:
+        if _ended(isk):
+            _forget_ends(isk)
+            continue
         if _connected(isk) and (_end(isk, "dst"), _end(isk, "src")) not in ends:
             isk.state = TCP_CLOSE
-            isk.src_port = isk.dst_port = 0
+            _forget_ends(isk)
             # Of a peer that had said its last word: what is lost must not look like an end of file.
             isk.ClearField("shutdown")
             closed += 1
-            for side in (isk.src_addr, isk.dst_addr):
-                side[:] = [0] * len(side)
             continue
         for side in (isk.src_addr, isk.dst_addr):
             new = _moved(tuple(side), moved)
@@ -81,6 +82,21 @@ def _connected(isk: pb.InetSkEntry) -> bool:
         and isk.state not in (TCP_LISTEN, TCP_CLOSE)
         and isk.dst_port != 0
     )
+
+
+def _ended(isk: pb.InetSkEntry) -> bool:
+    """Whether it was a connection once: the kernel still knows the peer of a closed socket.
+
+    CRIU takes a socket with a peer for a connection and makes it established, whatever its state:
+    open_inet_sk and gen_uncon_sk in criu/sk-inet.c of CRIU 4.2.
+    """
+    return isk.proto == socket.IPPROTO_TCP and isk.state == TCP_CLOSE and isk.dst_port != 0
+
+
+def _forget_ends(isk: pb.InetSkEntry) -> None:
+    isk.src_port = isk.dst_port = 0
+    for side in (isk.src_addr, isk.dst_addr):
+        side[:] = [0] * len(side)
 
 
 def _end(isk: pb.InetSkEntry, side: str) -> Address:
