@@ -18,6 +18,8 @@ Object = dict[str, Any]
 FOLDER = commands.ROOT / "docs" / "bench"
 PACKAGES = ("aiohttp", "chrek", "msgspec", "obstore", "prometheus_client", "yaml")
 """What the operator, and the client that drives it, need."""
+PARTS = ("transfers", "second")
+"""Of `store`."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -109,16 +111,25 @@ def _restore_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def _restore(options: argparse.Namespace) -> Object:
-    if os.geteuid():
-        raise errors.ShowError("it makes containers", hint="run it as root")
+    _require_root()
     sizes = _sizes(options)
     _go_on_with_packages()
-    os.environ.setdefault("CHREK_LIBEXEC", os.fspath(commands.cache() / "libexec"))
-    commands.run([os.fspath(commands.ROOT / "scripts" / "build"), "bundle"])
+    _make_bundle()
     from showcase import machine, restores
 
     figures = restores.measure(sizes, options.repeat)
     return {"what": "restore", "machine": machine.facts(None), **figures}
+
+
+def _require_root() -> None:
+    if os.geteuid():
+        raise errors.ShowError("it makes containers", hint="run it as root")
+
+
+def _make_bundle() -> None:
+    """CRIU and chrek-init, where modules imported from now on look for them."""
+    os.environ.setdefault("CHREK_LIBEXEC", os.fspath(commands.cache() / "libexec"))
+    commands.run([os.fspath(commands.ROOT / "scripts" / "build"), "bundle"])
 
 
 def _sizes(options: argparse.Namespace) -> list[float]:
@@ -131,17 +142,30 @@ def _sizes(options: argparse.Namespace) -> list[float]:
 def _store_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--sizes", default="1,4", help="GiB, with commas (default: 1,4)")
     parser.add_argument("--repeat", type=int, default=3, help="transfers of each kind")
+    parser.add_argument("--only", choices=PARTS, help="one part (default: both)")
     parser.add_argument("--output", type=Path, default=FOLDER / "store.json")
-    parser.set_defaults(run=_store, headline="figures")
+    parser.set_defaults(run=_store)
 
 
 def _store(options: argparse.Namespace) -> Object:
+    """What was not measured stays as the file has it."""
     sizes = _sizes(options)
+    parts = (options.only,) if options.only else PARTS
+    if "second" in parts:
+        _require_root()
     _go_on_with_packages()
-    from showcase import machine, transfers
+    if "second" in parts:
+        _make_bundle()
+    from showcase import machine, second, transfers
 
-    figures = transfers.measure(sizes, options.repeat)
-    return {"what": "store", "machine": machine.facts(None), **figures}
+    report: Object = json.loads(options.output.read_text()) if options.output.exists() else {}
+    if "transfers" in parts:
+        report |= {"what": "store", "machine": machine.facts(None)}
+        report |= transfers.measure(sizes, options.repeat)
+    if "second" in parts:
+        report["second"] = {"machine": machine.facts(None), **second.measure(options.repeat)}
+    options.headline = "figures" if "transfers" in parts else "second"
+    return report
 
 
 def _go_on_with_packages() -> None:

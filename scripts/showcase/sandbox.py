@@ -76,6 +76,7 @@ class Container:
         addresses: Sequence[str] = (),
         boot_seconds: int = 0,
         prepare: str = "",
+        lower: pathlib.Path = ROOT,
     ) -> None:
         """Start one.
 
@@ -85,6 +86,7 @@ class Container:
             addresses: of the pod, each with its prefix length.
             boot_seconds: how much longer than this machine the container's node has run.
             prepare: a line for the shell, run in what will be the root directory.
+            lower: the root file system that it has a changed view of.
         """
         self.directory = directory
         for part in ("upper", "work", "root", "chrek"):
@@ -112,7 +114,7 @@ class Container:
                 "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
                 "HOSTNAME": name,
                 "DIRECTORY": str(directory),
-                "LOWER": str(ROOT),
+                "LOWER": str(lower),
                 "ADDRESSES": " ".join(addresses),
                 "PREPARE": prepare,
             },

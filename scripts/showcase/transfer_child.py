@@ -18,11 +18,17 @@ TRANSFER_SECONDS = 3600
 
 
 def main(request: dict[str, Any]) -> None:
-    """Prints seconds and the most memory as JSON."""
+    """Prints seconds, the most memory and what went over the network as JSON."""
     settings = msgspec.convert(request["storage"], config.Storage)
     handle, source = Path(request["handle"]), Path(request["path"])
     described = manifest.decode((source / manifest.NAME).read_bytes())
-    store = storage.Storage(settings, "bench", transfer_seconds=TRANSFER_SECONDS)
+    moved: list[int] = []
+    store = storage.Storage(
+        settings,
+        "bench",
+        transfer_seconds=TRANSFER_SECONDS,
+        on_transfer=lambda _, size, __: moved.append(size),
+    )
     mine = store.of("bench")
     shutil.rmtree(mine.base, ignore_errors=True)
     if request["kind"] == "up":
@@ -48,7 +54,7 @@ def main(request: dict[str, Any]) -> None:
     # Not getrusage: that counts what the parent had when it started this process.
     status = Path("/proc/self/status").read_text()
     peak = int(status.partition("VmHWM:")[2].split()[0]) << 10
-    print(json.dumps({"seconds": seconds, "peak_bytes": peak}))
+    print(json.dumps({"seconds": seconds, "peak_bytes": peak, "moved_bytes": sum(moved)}))
 
 
 if __name__ == "__main__":

@@ -45,7 +45,7 @@ def measure(sizes: Sequence[float], repeat: int) -> Object:
     found = []
     base = commands.cache() / "bench"
     base.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=base) as folder, _server(Path(folder)) as host:
+    with tempfile.TemporaryDirectory(dir=base) as folder, server(Path(folder)) as host:
         for gibibytes in sizes:
             commands.say(f"{gibibytes:g} GiB")
             found.append(_of_size(Path(folder), host, int(gibibytes * restores.GIBIBYTE), repeat))
@@ -60,7 +60,8 @@ def measure(sizes: Sequence[float], repeat: int) -> Object:
 
 
 @contextlib.contextmanager
-def _server(folder: Path) -> Iterator[str]:
+def server(folder: Path) -> Iterator[str]:
+    """An S3 server whose bucket is in a folder; its host and port."""
     program = tools.s3_server(cache.Cache.from_environment())
     data = folder / "s3"
     (data / BUCKET).mkdir(parents=True)
@@ -88,27 +89,32 @@ def _server(folder: Path) -> Iterator[str]:
         child.wait()
 
 
+def empty_bucket(folder: Path) -> None:
+    """Have a server's bucket as it was at first."""
+    shutil.rmtree(folder / "s3" / BUCKET)
+    (folder / "s3" / BUCKET).mkdir()
+
+
 def _of_size(folder: Path, host: str, size: int, repeat: int) -> Object:
     volume = stores.Store(folder / "volume")
     artifact = _artifact(volume, size)
     pairs: dict[str, list[Object]] = {"up": [], "down": [], "sealed_down": [], "read": []}
-    settings = _settings(folder, host, "plain")
-    sealed = _settings(folder, host, "sealed", sealed=True)
+    settings = storage_at(folder, host, "plain")
+    sealed = storage_at(folder, host, "sealed", sealed=True)
     for number in range(repeat):
         pairs["read"].append(_read_pair(artifact, flip=bool(number % 2)))
         for kind in ("up", "down"):
             pairs[kind].append(_pair(kind, folder, artifact, settings, host))
         if not number:
-            _child("up", folder, artifact, sealed)
+            child("up", folder, artifact, sealed)
         pairs["sealed_down"].append(
             {
-                "ours": _child("down", folder, artifact, sealed),
-                "peer": _child("down", folder, artifact, settings),
+                "ours": child("down", folder, artifact, sealed),
+                "peer": child("down", folder, artifact, settings),
             }
         )
     shutil.rmtree(artifact.path)
-    shutil.rmtree(folder / "s3" / BUCKET)
-    (folder / "s3" / BUCKET).mkdir()
+    empty_bucket(folder)
     return {"gibibytes": round(size / restores.GIBIBYTE, 3), "bytes": size, "pairs": pairs}
 
 
@@ -143,7 +149,8 @@ def _artifact(volume: stores.Store, size: int) -> stores.Artifact:
     return volume.open(restores.HASH, restores.VARIANT, stage.uuid, volume.commit(stage, described))
 
 
-def _settings(folder: Path, host: str, prefix: str, *, sealed: bool = False) -> config.Storage:
+def storage_at(folder: Path, host: str, prefix: str, *, sealed: bool = False) -> config.Storage:
+    """What the chart's values would say of a prefix of the bucket."""
     key = folder / "key"
     if sealed and not key.exists():
         key.mkdir()
@@ -165,11 +172,21 @@ def _pair(
 ) -> Object:
     """One transfer of ours and one of the peer's, each after the same preparation."""
     peer = _peer(kind, folder, artifact, host)
-    return {"ours": _child(kind, folder, artifact, settings), "peer": peer}
+    return {"ours": child(kind, folder, artifact, settings), "peer": peer}
 
 
-def _child(kind: str, folder: Path, artifact: stores.Artifact, settings: config.Storage) -> Object:
-    """A transfer by chrek in a process of its own, whose memory is seen."""
+def child(
+    kind: str, folder: Path, artifact: stores.Artifact, settings: config.Storage, *, name: str = ""
+) -> Object:
+    """A transfer by chrek in a process of its own, whose memory is seen.
+
+    Args:
+        kind: `up`, which replaces what went up under this name, or `down`.
+        name: tells artifacts of one prefix apart.
+
+    Raises:
+        ShowError: the transfer failed.
+    """
     os.sync()
     restores.prepare(artifact, cold=False)
     request = {
@@ -177,7 +194,7 @@ def _child(kind: str, folder: Path, artifact: stores.Artifact, settings: config.
         "storage": msgspec.to_builtins(settings),
         "path": str(artifact.path),
         "uuid": artifact.manifest.uuid,
-        "handle": str(folder / f"{settings.s3.uri.rpartition('/')[2]}.handle"),
+        "handle": str(folder / f"{settings.s3.uri.rpartition('/')[2]}{name}.handle"),
     }
     argv = [sys.executable, "-m", "showcase.transfer_child", json.dumps(request)]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}

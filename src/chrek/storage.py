@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from chrek import config, errors, manifest, removal
@@ -153,6 +153,28 @@ class Storage:
             raise errors.StoreError(
                 f"{self._base} cannot be written", hint="check the volume of storage.pvc"
             )
+
+    def rekey(
+        self, namespaces: Sequence[str], *, writer_seconds: float, report: Callable[[str], None]
+    ) -> None:
+        """Seal everything that is on a server with a new key, while it is in use.
+
+        Args:
+            namespaces: that the release serves.
+            writer_seconds: a capture that began longer ago has died.
+            report: takes a line for each artifact, and for the end.
+
+        Raises:
+            InputError: the store is on a volume.
+            StoreError, ConfigError, ArtifactError: it is not finished; says why.
+        """
+        if self._remote is None:
+            raise errors.InputError(
+                "storage.type is pvc: chrek encrypts nothing on a volume",
+                hint="see to the encryption of the volume itself",
+            )
+        inside = ["" if name == self._own else name for name in namespaces]
+        self._remote.rekey(["", *inside], writer_seconds=writer_seconds, report=report)
 
     def close(self) -> None:
         """End connections."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Mapping, Sequence
 
 import blake3
 
@@ -81,6 +82,18 @@ class Memory:
         self._called("commit manifest")
         self.parts[key, backend.Part.MANIFEST] = Stored(described.manifest)
 
+    async def replace(
+        self,
+        key: backend.Key,
+        parts: Mapping[backend.Part, bytes],
+        packs: Sequence[backend.Pack],
+    ) -> None:
+        for part, data in parts.items():
+            self._called(f"replace {part}")
+            if (key, part) not in self.parts:
+                raise missing(part)
+            self.parts[key, part] = Stored(data, self.parts[key, part].modified)
+
     async def read(self, key: backend.Key, part: backend.Part) -> bytes:
         self._called(f"read {part}")
         try:
@@ -91,13 +104,16 @@ class Memory:
     async def entries(self, namespace: str, identity_hash: str = "") -> list[backend.Entry]:
         self._called("entries")
         found = [
-            backend.Entry(key, stored.modified)
+            backend.Entry(key, stored.modified, self._version(key))
             for (key, part), stored in self.parts.items()
             if part == backend.Part.MANIFEST
             and key.namespace == namespace
             and identity_hash in ("", key.identity_hash)
         ]
         return sorted(found, key=lambda entry: -entry.modified)
+
+    def _version(self, key: backend.Key) -> str:
+        return blake3.blake3(self.parts[key, backend.Part.PLACES].data).hexdigest()
 
     async def delete(self, key: backend.Key) -> None:
         for part in backend.Part:
@@ -117,6 +133,10 @@ class Memory:
     async def delete_pack(self, namespace: str, name: str) -> None:
         self._called("delete_pack")
         self.stored.pop((namespace, name), None)
+
+    async def namespaces(self) -> list[str]:
+        self._called("namespaces")
+        return sorted({key.namespace for key, _ in self.parts} - {""})
 
     async def read_keys(self) -> bytes | None:
         self._called("read_keys")

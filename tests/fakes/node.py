@@ -25,12 +25,13 @@ class Node:
         path: pathlib.Path,
         *,
         sealer: seal.Sealer | None = None,
+        unlock=None,
         size_bytes: int = 1 << 40,
     ) -> None:
-        async def unlock(_):
+        async def sealed(_):
             return sealer or seal.Plain()
 
-        self.server = server.Server(lambda: backend, unlock)
+        self.server = server.Server(lambda: backend, unlock or sealed)
         self.path = path
         self.cache = cache.Cache(path, size_bytes)
         self.known = remote.Known()

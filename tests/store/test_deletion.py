@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import random
 
 import pytest
 
@@ -48,6 +49,22 @@ def test_deletion_is_idempotent(place: places.Place) -> None:
     assert delete(store) == []
     assert store.empty(HASH)
     assert place.listing() == set()
+
+
+def test_what_two_share_stays_and_keeps_nothing_else(place: places.Place) -> None:
+    """On servers chunks that are still used leave the packs of what was deleted."""
+    noise = random.Random(1)
+    shared = {samples.CORE: noise.randbytes(60_000)}
+    large = samples.commit(place.store("a"), {**shared, samples.PAGES: noise.randbytes(500_000)})
+    small = samples.commit(place.store("a"), {**shared, samples.PAGES: noise.randbytes(9_000)})
+    delete(place.store("b"), HASH, VARIANT, large.uuid)
+    place.settle()
+    assert sum(len(place.read(name)) for name in place.contents(small)) < 100_000
+    place.store("a").sweep(older_than_seconds=YOUNG)
+    place.settle()
+    assert_missing(place.store("c"), large)
+    samples.check(place.store("c"), small)
+    assert_emptied(place)
 
 
 @pytest.mark.parametrize("filled", [True, False])

@@ -97,7 +97,7 @@ async def test_an_artifact_is_made_read_and_deleted(
         ]
         assert await store.entries("", KEY.identity_hash) == await store.entries("")
         assert await store.entries("", "f" * 16) == []
-        for part, text in ocimanifest.texts(described).items():
+        for part, text in backend.texts(described).items():
             assert await store.read(KEY, part) == text
         for number, pack in enumerate(described.packs, start=1):
             for offset, size in ((0, SMALL), (5, 77), (SMALL - 1, 1)):

@@ -1,15 +1,18 @@
 """The arithmetic of scripts/bench."""
 
 import asyncio
+import io
+import json
 import os
 import pathlib
 import sys
+import tarfile
 
 import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
 
-from showcase import concurrency, errors, figures, scrape, usage
+from showcase import concurrency, errors, figures, rootfs, scrape, second, usage
 
 BEFORE = """
 # TYPE chrek_requests counter
@@ -160,3 +163,66 @@ async def test_a_failure_beside_ends_the_block_as_it_is():
     with pytest.raises(errors.ShowError, match="not so after 0 s: x is y"):
         async with concurrency.beside(slow()):
             await concurrency.until(lambda: False, "x is y", seconds=0.01)
+
+
+def run(first_bytes, second_bytes):
+    common = {"artifact_bytes": 1500, "stored_bytes": 2000, "seconds": 4.0}
+    return {
+        "first": {**common, "sent_bytes": first_bytes},
+        "second": {**common, "sent_bytes": second_bytes, "seconds": 0.5},
+    }
+
+
+def test_a_second_checkpoint_is_judged_by_the_median_of_its_ratios():
+    found = second.headline([run(1000, 900), run(1000, 130), run(2000, 20)])
+    assert found["all"] == [0.9, 0.13, 0.01]
+    assert (found["second_of_first"], found["aim_met"]) == (0.13, True)
+    assert (found["first_sent_bytes"], found["second_sent_bytes"]) == (1000, 130)
+    assert (found["first_seconds"], found["second_seconds"]) == (4.0, 0.5)
+    assert not second.headline([run(1000, 131)])["aim_met"]
+
+
+def packed(files):
+    """A tar of names and contents; a content of None is a link to nowhere."""
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as tar:
+        for name, content in files.items():
+            entry = tarfile.TarInfo(name)
+            if content is None:
+                entry.type, entry.linkname = tarfile.SYMTYPE, "/nowhere"
+                tar.addfile(entry)
+            else:
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+    return made.getvalue()
+
+
+def test_an_image_is_its_layers_one_over_the_other(tmp_path):
+    layers = {
+        "1.tar": packed(
+            {"gone": b"1", "link": None, "a/gone": b"1", "a/kept": b"1", "b/old": b"1"}
+        ),
+        "2.tar": packed(
+            {".wh.gone": b"", "a/.wh.gone": b"", "link": b"2", "b/.wh..wh..opq": b"", "b/new": b"2"}
+        ),
+    }
+    described = [{"Config": "config.json", "Layers": list(layers)}]
+    config = {"Env": ["A=b"], "Cmd": ["c"], "User": "1:1"}
+    archive = tmp_path / "image.tar"
+    archive.write_bytes(
+        packed(
+            {
+                **layers,
+                "config.json": json.dumps({"config": config}).encode(),
+                "manifest.json": json.dumps(described).encode(),
+            }
+        )
+    )
+    root = tmp_path / "root"
+    assert rootfs.unpack(archive, root) == config
+    files = {str(p.relative_to(root)): p.read_text() for p in root.rglob("*") if p.is_file()}
+    assert files == {"link": "2", "a/kept": "1", "b/new": "2"}
+    assert not (root / "link").is_symlink()
+    archive.write_bytes(packed({"manifest.json": json.dumps(described * 2).encode()}))
+    with pytest.raises(errors.ShowError, match="2 images"):
+        rootfs.unpack(archive, tmp_path / "other")

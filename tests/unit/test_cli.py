@@ -157,18 +157,6 @@ def test_a_program_without_its_configuration(run, program):
     assert "/nonexistent/chrek.yaml" in result.stderr
 
 
-def test_prune_without_its_configuration(run):
-    result = run("prune", "--config", "/nonexistent/chrek.yaml", "--namespace", "ns", "0" * 16)
-    assert result.exit_code == errors.ConfigError.exit_code
-    assert "/nonexistent/chrek.yaml" in result.stderr
-
-
-def test_prune_reads_its_paths_before_it_asks_anybody(run):
-    result = run("prune", "--config", "/nonexistent", "--namespace", "ns", "0/1/2/3")
-    assert result.exit_code == errors.InputError.exit_code
-    assert "'0/1/2/3' is not a path in the store" in result.stderr
-
-
 @pytest.mark.parametrize(
     "arguments",
     [["hash"], ["nonsense"], ["agent"], ["prune"], ["--nonsense"], ["checkpoint"]]

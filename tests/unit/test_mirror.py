@@ -18,7 +18,9 @@ ELSEWHERE = {
         (
             "chrek.remote.backend",
             "chrek.remote.index",
+            "chrek.remote.packs",
             "chrek.remote.prune",
+            "chrek.remote.upkeep",
             "chrek.remote.upload",
         ),
         "tests/unit/test_remote_store.py",
@@ -28,6 +30,9 @@ ELSEWHERE = {
         "tests/unit/test_operator_status.py",
     ),
     "chrek.remote.opening": "tests/unit/test_storage.py",
+    "chrek.remote.s3objects": "tests/unit/test_remote_bucket.py",
+    "chrek.remote.storekeys": "tests/unit/test_remote_seal.py",
+    "chrek.remote.usage": "tests/unit/test_remote_repack.py",
     **dict.fromkeys(
         (
             "chrek.operator.health",

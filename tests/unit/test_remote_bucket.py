@@ -17,7 +17,7 @@ import blake3
 import pytest
 
 from chrek import config, errors, names
-from chrek.remote import backend, bucket, connection
+from chrek.remote import backend, bucket, connection, s3objects
 from fakes import bad_s3
 
 HASH = "0123456789abcdef"
@@ -143,8 +143,8 @@ async def test_an_artifact_is_deleted_manifest_first(bad, one):
     await one.delete(KEY)
     assert [one.target.rpartition("/")[2] for one in bad.requests] == [
         "manifest.json",
-        "chunks.table",
         "places.table",
+        "chunks.table",
     ]
 
 
@@ -455,8 +455,8 @@ async def test_the_listing_of_nothing_is_believed_of_an_s3_server_only(bad, one)
 
 
 async def test_a_listing_without_end_is_ended(bad, one, monkeypatch):
-    monkeypatch.setattr(bucket, "LISTED", 2)
-    monkeypatch.setattr(bucket, "PAGE", 1)
+    monkeypatch.setattr(s3objects, "LISTED", 2)
+    monkeypatch.setattr(s3objects, "PAGE", 1)
     bad.fail(**listing((f"packs/{PACK[:2]}/{PACK}", 4), token="more"))
     assert "more than 2 objects" in (await failing(one.packs(""))).message
 

@@ -39,8 +39,16 @@ def laid(*rows):
     ],
 )  # fmt: skip
 def test_requests(rows, expected):
-    found = download.requests(laid(*rows))
+    found = download.requests(laid(*rows).places)
     assert [(r.pack, r.offset, r.size, tuple(r.rows)) for r in found] == expected
+
+
+def test_rows_that_are_wanted():
+    found = download.requests(laid((0, 0, 10), (0, 10, 10), (1, 5, 10)).places, [2, 1])
+    assert [(r.pack, r.offset, r.size, tuple(r.rows)) for r in found] == [
+        (0, 10, 10, (1,)),
+        (1, 5, 10, (2,)),
+    ]
 
 
 def test_every_chunk_is_in_exactly_one_request():
@@ -49,7 +57,7 @@ def test_every_chunk_is_in_exactly_one_request():
         (chance.randrange(3), chance.randrange(60 << 20), chance.randrange(1, 4 << 20))
         for _ in range(500)
     ]
-    found = download.requests(laid(*rows))
+    found = download.requests(laid(*rows).places)
     seen = sorted(number for request in found for number in request.rows)
     assert seen == list(range(500))
     for request in found:

@@ -66,7 +66,7 @@ def test_only_hashes_are_identities(namespace, name):
     ],
 )
 def test_what_is_no_manifest_is_passed_over(path):
-    assert layout.read_manifest("", path) is None
+    assert layout.read_part("", path) is None
 
 
 @pytest.mark.parametrize(
@@ -129,19 +129,21 @@ def test_no_other_name_of_a_pack_is_made(name):
 @hypothesis.given(keys, strategies.sampled_from(["", "team-a"]))
 def test_what_is_written_is_read(key, other):
     manifest, writer = layout.part(key, backend.Part.MANIFEST), layout.writer(key)
-    assert layout.read_manifest(key.namespace, manifest) == key
+    for part in backend.Part:
+        assert layout.read_part(key.namespace, layout.part(key, part)) == (key, part)
     assert layout.read_writer(key.namespace, writer) == key
     assert manifest.startswith(layout.identity(key.namespace, key.identity_hash) + "/")
     assert writer.startswith(layout.writing(key.namespace) + "/")
     if other != key.namespace:
-        assert layout.read_manifest(other, manifest) is None
+        assert layout.read_part(other, manifest) is None
         assert layout.read_writer(other, writer) is None
 
 
 @hypothesis.given(strategies.text(string.hexdigits + "/.-nspackwriting", max_size=120))
 def test_whatever_a_listing_shows_is_read_or_passed_over(path):
-    key = layout.read_manifest("", path) or layout.read_writer("", path)
-    if key:
-        assert path in (layout.part(key, backend.Part.MANIFEST), layout.writer(key))
+    if found := layout.read_part("", path):
+        assert path == layout.part(*found)
+    if key := layout.read_writer("", path):
+        assert path == layout.writer(key)
     if name := layout.read_pack("", path):
         assert path == layout.pack("", name)

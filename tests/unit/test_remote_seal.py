@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.ciphers import aead
 from hypothesis import strategies as st
 
 from chrek import errors, names
-from chrek.remote import keys, seal
+from chrek.remote import keys, seal, storekeys
 
 WRAPPING, OLDER, OTHER = (keys.Wrapping(random.Random(seed).randbytes(32)) for seed in range(3))
 STORE = keys.StoreKeys(bytes(range(32)), bytes(range(100, 132)), "2026-01-02T03:04:05+00:00")
@@ -326,8 +326,8 @@ def test_a_part_of_other_store_keys_names_them():
 
 
 def test_store_keys_are_random_and_come_back():
-    blobs = [seal.new_store_keys(WRAPPING) for _ in range(2)]
-    one, other = (seal.unwrap(blob, [OTHER, WRAPPING]) for blob in blobs)
+    blobs = [storekeys.new_store_keys(WRAPPING) for _ in range(2)]
+    one, other = (storekeys.unwrap(blob, [OTHER, WRAPPING]) for blob in blobs)
     assert len({one.data_key, one.id_key, other.data_key, other.id_key}) == 4
     assert {len(key) for key in (one.data_key, one.id_key)} == {32}
     assert one.id != other.id
@@ -336,32 +336,32 @@ def test_store_keys_are_random_and_come_back():
 
 
 def test_another_secret_is_told_from_damage():
-    blob = seal.new_store_keys(WRAPPING)
+    blob = storekeys.new_store_keys(WRAPPING)
     with pytest.raises(errors.StoreError, match="is not the one the store was made") as caught:
-        seal.unwrap(blob, [OLDER, OTHER])
+        storekeys.unwrap(blob, [OLDER, OTHER])
     assert caught.value.reason == names.Reason.INVALID_CONFIG
     assert all(one.id in str(caught.value) for one in (WRAPPING, OLDER, OTHER))
     with pytest.raises(errors.StoreError, match="is not the one the store was made"):
-        seal.rewrap(blob, [OLDER])
+        storekeys.rewrap(blob, [OLDER])
 
 
 def test_a_new_key_of_the_secret_wraps_the_same_store_keys():
-    old = seal.new_store_keys(OLDER)
-    new = seal.rewrap(old, [WRAPPING, OLDER])
-    assert seal.unwrap(new, [WRAPPING]) == seal.unwrap(old, [OLDER])
+    old = storekeys.new_store_keys(OLDER)
+    new = storekeys.rewrap(old, [WRAPPING, OLDER])
+    assert storekeys.unwrap(new, [WRAPPING]) == storekeys.unwrap(old, [OLDER])
     with pytest.raises(errors.StoreError, match="is wrapped by the key"):
-        seal.unwrap(new, [OLDER])
-    assert seal.rewrap(new, [WRAPPING, OLDER]) == new
-    assert seal.rewrap(new, [WRAPPING]) == new
+        storekeys.unwrap(new, [OLDER])
+    assert storekeys.rewrap(new, [WRAPPING, OLDER]) == new
+    assert storekeys.rewrap(new, [WRAPPING]) == new
 
 
 def test_wrapped_keys_with_one_bit_changed_are_refused():
-    blob = seal.new_store_keys(WRAPPING)
-    whole = seal.unwrap(blob, [WRAPPING])
+    blob = storekeys.new_store_keys(WRAPPING)
+    whole = storekeys.unwrap(blob, [WRAPPING])
     same = 0
     for changed in flips(blob):
         try:
-            assert seal.unwrap(changed, [WRAPPING]) == whole
+            assert storekeys.unwrap(changed, [WRAPPING]) == whole
             same += 1
         except errors.StoreError:
             continue
@@ -388,17 +388,17 @@ def test_wrapped_keys_with_one_bit_changed_are_refused():
     ],
 )
 def test_wrapped_keys_with_another_field_are_refused(field, value):
-    blob = json.loads(seal.new_store_keys(WRAPPING)) | {field: value}
+    blob = json.loads(storekeys.new_store_keys(WRAPPING)) | {field: value}
     with pytest.raises(errors.StoreError, match=keys.NAME) as caught:
-        seal.unwrap(json.dumps(blob).encode(), [WRAPPING, OTHER])
+        storekeys.unwrap(json.dumps(blob).encode(), [WRAPPING, OTHER])
     assert "\N{BELL}" not in str(caught.value)
 
 
 def test_wrapped_keys_are_small():
-    blob = seal.new_store_keys(WRAPPING)
-    assert seal.unwrap(blob + b" " * (4096 - len(blob)), [WRAPPING])
+    blob = storekeys.new_store_keys(WRAPPING)
+    assert storekeys.unwrap(blob + b" " * (4096 - len(blob)), [WRAPPING])
     with pytest.raises(errors.StoreError, match="has 4097 bytes, more than any has"):
-        seal.unwrap(blob + b" " * (4097 - len(blob)), [WRAPPING])
+        storekeys.unwrap(blob + b" " * (4097 - len(blob)), [WRAPPING])
 
 
 @hypothesis.given(
@@ -413,7 +413,7 @@ def test_wrapped_keys_are_small():
 )
 def test_hostile_wrapped_keys_are_refused(blob):
     with pytest.raises(errors.StoreError):
-        seal.unwrap(blob, [WRAPPING])
+        storekeys.unwrap(blob, [WRAPPING])
 
 
 def test_what_stores_hold_is_still_read():
@@ -422,7 +422,7 @@ def test_what_stores_hold_is_still_read():
     assert SEALED.open(SALT, 4096, ID, 1, 40, STORED_CHUNK) == DATA
     assert SEALED.open_part("manifest.json", KEY, STORED_PART) == DATA
     wrapping = keys.Wrapping(bytes(range(50, 82)))
-    assert seal.unwrap(STORED_KEYS, [wrapping]) == STORE
+    assert storekeys.unwrap(STORED_KEYS, [wrapping]) == STORE
     assert keys.encode(keys.decode(STORED_KEYS)) == STORED_KEYS
 
 
@@ -462,7 +462,7 @@ def assert_no_secret(text):
 def failures(tmp_path):
     """Every error that these modules raise with keys about."""
     sealed_part = SEALED.seal_part("manifest.json", KEY, DATA)
-    blob = seal._wrap(STORE, WRAPPING)
+    blob = storekeys._wrap(STORE, WRAPPING)
     damaged = json.loads(blob) | {"keys": base64.b64encode(bytes(80)).decode()}
     pack = SEALED.pack()
     yield lambda: SEALED.open(**put() | {"offset": 33})
@@ -470,9 +470,9 @@ def failures(tmp_path):
     yield lambda: SEALED.open_part("manifest.json", "other", sealed_part)
     yield lambda: SEALED.open_part("manifest.json", KEY, b"{}")
     yield lambda: PLAIN.open_part("manifest.json", KEY, sealed_part)
-    yield lambda: seal.unwrap(blob, [OLDER, OTHER])
-    yield lambda: seal.unwrap(json.dumps(damaged).encode(), [WRAPPING])
-    yield lambda: seal.unwrap(b"{", [WRAPPING])
+    yield lambda: storekeys.unwrap(blob, [OLDER, OTHER])
+    yield lambda: storekeys.unwrap(json.dumps(damaged).encode(), [WRAPPING])
+    yield lambda: storekeys.unwrap(b"{", [WRAPPING])
     yield lambda: pack.seal(ID, 0, DATA, offset=0, size=1)
     yield lambda: pack.seal(ID, 999, DATA, offset=32, size=1)
     texts = [WRAPPING.key.hex() + "0", WRAPPING.key.hex() + " " + OLDER.key.hex()]
@@ -499,7 +499,14 @@ def test_no_error_shows_a_key(tmp_path):
 
 
 def test_no_object_of_the_process_shows_a_key():
-    alive = [SEALED, SEALED.pack(), STORE, WRAPPING, PLAIN, keys.decode(seal._wrap(STORE, OTHER))]
+    alive = [
+        SEALED,
+        SEALED.pack(),
+        STORE,
+        WRAPPING,
+        PLAIN,
+        keys.decode(storekeys._wrap(STORE, OTHER)),
+    ]
     gc.collect()
     shown = [
         one for one in gc.get_objects() if str(type(one).__module__).startswith("chrek.remote")

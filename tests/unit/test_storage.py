@@ -6,7 +6,7 @@ import pytest
 
 from chrek import config, errors, storage
 from chrek import store as stores
-from chrek.remote import keys, opening, seal
+from chrek.remote import keys, opening, seal, storekeys
 from chrek.remote import store as remote
 from fakes import backend as fake_backend
 from fakes import node as nodes
@@ -82,7 +82,7 @@ class TestKeys:
     async def test_without_a_key(self):
         one = fake_backend.Memory()
         assert isinstance(await opening._unlock(config.Encryption(), one), seal.Plain)
-        one.keys = seal.new_store_keys(keys.Wrapping(os.urandom(32)))
+        one.keys = storekeys.new_store_keys(keys.Wrapping(os.urandom(32)))
         with pytest.raises(errors.StoreError, match="is encrypted"):
             await opening._unlock(config.Encryption(), one)
 

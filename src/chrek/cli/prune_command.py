@@ -28,6 +28,12 @@ import click
     metavar="SECONDS",
     help="How long to wait for restores that read them; by default as long as one may take.",
 )
+@click.option(
+    "--rekey",
+    is_flag=True,
+    help="Delete nothing; encrypt everything on the server of the AgentConfig with a new key of "
+    "the store, after the Secret's key may have leaked.",
+)
 @click.option("--dry-run", is_flag=True, help="Delete nothing; print what would go, and why.")
 @click.option(
     "--release-namespace",
@@ -44,6 +50,7 @@ def command(
     config_path: pathlib.Path | None,
     namespace: str | None,
     timeout: float | None,
+    rekey: bool,
     dry_run: bool,
     release_namespace: str | None,
     max_bytes: str | None,
@@ -57,7 +64,17 @@ def command(
     With --dry-run, from a workstation: what housekeeping would remove now, or what a deletion of
     HASH would, as the DynamoCheckpoints tell. The operator knows until when pods ran that have
     ended, and may keep more.
+
+    With --rekey, in a pod of an agent: pods go on starting warm meanwhile, and what is interrupted
+    is finished by the next call. At a registry, begin it while nothing is captured.
     """
+    if rekey:
+        if config_path is None or namespace or paths or dry_run or timeout is not None:
+            raise click.UsageError("--rekey needs --config, and is for a release's whole store")
+        from chrek import rekeying
+
+        rekeying.run(config_path)
+        return
     if dry_run:
         from chrek.cli import housekeeping
         from chrek.kube import workstation

@@ -13,8 +13,8 @@ from chrek import errors
 LONGEST = 256
 DENIED_CODES = frozenset({"UNAUTHORIZED", "DENIED"})
 NO_DELETION = (
-    "deletions are disabled there, so artifacts stay: set storage.delete.enabled in the registry's"
-    " configuration (REGISTRY_STORAGE_DELETE_ENABLED=true)"
+    "it is read-only, or deletions are disabled there, so artifacts stay: set"
+    " storage.delete.enabled in the registry's configuration (REGISTRY_STORAGE_DELETE_ENABLED=true)"
 )
 HINTS: Mapping[str, str] = {
     "401": "is there a pull secret for {registry}, and is it right?",

@@ -1,9 +1,10 @@
 """What a server must be able to do to be a store of artifacts.
 
 An artifact there is a manifest (the same text as on a volume), a chunk table, a place table and the
-packs that the place table names. The manifest is what makes it exist: it is written last and never
-changed. Packs are named by their content, so equal ones are stored once, and several artifacts of a
-namespace may refer to one.
+packs that the place table names. The manifest is what makes it exist: it is written last, and what
+it says never changes. Where its chunks lie may: the place table is exchanged when they get into
+other packs. Packs are named by their content, so equal ones are stored once, and several artifacts
+of a namespace may refer to one.
 
 Nothing that a server answers is believed: names and sizes are checked here, contents by whoever
 reads them, against digests that start at the one in the DynamoCheckpoint's status.
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 
@@ -35,6 +36,8 @@ class Entry:
     key: Key
     modified: float
     """Seconds since the epoch, by the server's clock."""
+    places: str = ""
+    """Another one after the place table was exchanged; empty where the server does not say."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +78,15 @@ class Described:
     """Those that `places` names, in its order."""
     annotations: dict[str, str] = dataclasses.field(default_factory=dict)
     """For people and tools that look at the server, `org.criu.checkpoint.*`; may be ignored."""
+
+
+def texts(described: Described) -> dict[Part, bytes]:
+    """What is stored of an artifact beside its packs."""
+    return {
+        Part.MANIFEST: described.manifest,
+        Part.TABLE: described.table,
+        Part.PLACES: described.places,
+    }
 
 
 class Backend(Protocol):
@@ -127,6 +139,21 @@ class Backend(Protocol):
         """
         ...
 
+    async def replace(self, key: Key, parts: Mapping[Part, bytes], packs: Sequence[Pack]) -> None:
+        """Exchange parts of a committed artifact, each as a whole.
+
+        Whoever reads meanwhile may find one as it was and another as it is: they must go together.
+
+        Args:
+            parts: the new ones; others stay.
+            packs: all that the artifact refers to from now on, in the order of its place table.
+
+        Raises:
+            ArtifactError: reason ArtifactMissing, when it has been deleted.
+            StoreError: also when somebody else has exchanged it at the same time.
+        """
+        ...
+
     async def read(self, key: Key, part: Part) -> bytes:
         """A part of a committed artifact, at most `manifest.MAX_BYTES`."""
         ...
@@ -145,6 +172,10 @@ class Backend(Protocol):
 
     async def delete_pack(self, namespace: str, name: str) -> None:
         """Remove a pack; no error when it is not there."""
+        ...
+
+    async def namespaces(self) -> list[str]:
+        """Namespaces other than the release's that have something; none where nobody can tell."""
         ...
 
     async def read_keys(self) -> bytes | None:

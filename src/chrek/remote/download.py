@@ -15,7 +15,7 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import blake3
 
@@ -41,14 +41,20 @@ class Request:
     rows: Sequence[int]
 
 
-def requests(where: places.Places) -> list[Request]:
-    """What to ask for, in the order of packs."""
-    order = sorted(range(len(where.places)), key=lambda n: where.places[n][:2])
+def requests(where: table.Rows[places.Place], wanted: Iterable[int] | None = None) -> list[Request]:
+    """What to ask for, in the order of packs.
+
+    Args:
+        where: the places of a table's rows.
+        wanted: numbers of the rows that are asked for; all by default.
+    """
+    numbers = range(len(where)) if wanted is None else wanted
+    order = sorted(numbers, key=lambda n: where[n][:2])
     found: list[Request] = []
     rows: list[int] = []
     pack_number, begin, end = -1, 0, 0
     for number in order:
-        place = where.places[number]
+        place = where[number]
         after = max(end, place.offset + place.size)
         near = place.pack == pack_number and place.offset <= end + GAP_BYTES
         if not near or after - begin > REQUEST_BYTES:
@@ -86,7 +92,7 @@ class _Download:
 
     async def run(self) -> int:
         """Returns how many bytes it read of packs."""
-        waiting = iter(requests(self._contents.places))
+        waiting = iter(requests(self._contents.places.places))
 
         async def work() -> None:
             for request in waiting:
@@ -120,26 +126,43 @@ class _Download:
         return await asyncio.shield(self._headers[number])
 
     def _write(self, request: Request, header: bytes, data: bytes) -> None:
-        view = memoryview(data)
-        for number in request.rows:
-            row, place = self._contents.rows[number], self._contents.places.places[number]
-            at = place.offset - request.offset
-            encoded = self._sealer.open(
-                header,
-                place.offset,
-                row.id,
-                place.codec,
-                row.size,
-                view[at : at + place.size],
-            )
-            chunk = pack.decode(pack.Codec(place.codec), encoded, row.size)
-            if self._sealer.chunk_id(chunk) != row.id:
-                raise errors.ArtifactError(
-                    f"{self._contents.described.files[row.file].name}: the bytes from"
-                    f" {row.offset} on are not those that were captured",
-                    hint="the artifact is damaged: make the checkpoint again",
-                )
+        for number, _, chunk in chunks(
+            self._sealer, self._contents, request, header=header, data=data
+        ):
+            row = self._contents.rows[number]
             _write_all(self._descriptors[row.file], chunk, row.offset)
+
+
+def chunks(
+    sealer: seal.Sealer, contents: index.Contents, request: Request, *, header: bytes, data: bytes
+) -> Iterator[tuple[int, bytes | memoryview, bytes | memoryview]]:
+    """The chunks of what was asked for.
+
+    Args:
+        contents: the artifact.
+        request: what was asked for.
+        header: the first `Sealer.header_bytes` of the pack.
+        data: the answer.
+
+    Yields:
+        Number of the row, the chunk as it was compressed, the chunk.
+
+    Raises:
+        ArtifactError: one is not what the table says.
+    """
+    view = memoryview(data)
+    for number in request.rows:
+        row, place = contents.rows[number], contents.places.places[number]
+        stored = view[place.offset - request.offset :][: place.size]
+        compressed = sealer.open(header, place.offset, row.id, place.codec, row.size, stored)
+        chunk = pack.decode(pack.Codec(place.codec), compressed, row.size)
+        if sealer.chunk_id(chunk) != row.id:
+            raise errors.ArtifactError(
+                f"{contents.described.files[row.file].name}: the bytes from"
+                f" {row.offset} on are not those that were captured",
+                hint="the artifact is damaged: make the checkpoint again",
+            )
+        yield number, compressed, chunk
 
 
 async def find(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
+from collections.abc import Iterable, Sequence
 
 from chrek import errors, log, manifest
 from chrek.remote import backend, places, seal, table
@@ -34,6 +35,8 @@ class Contents:
     described: manifest.Manifest
     rows: table.Table
     places: places.Places
+    current: bool
+    """Its packs are sealed with the store's newest key: so is a place table that names them."""
 
 
 async def read(server: backend.Backend, sealer: seal.Sealer, key: backend.Key) -> Contents:
@@ -54,12 +57,14 @@ async def contents(
     Raises:
         ArtifactError: missing or damaged. StoreError: the server failed.
     """
-    rows_data, places_data = await asyncio.gather(
+    rows_data, sealed = await asyncio.gather(
         part(server, sealer, key, backend.Part.TABLE),
-        part(server, sealer, key, backend.Part.PLACES),
+        server.read(key, backend.Part.PLACES),
     )
+    places_data = sealer.open_part(backend.Part.PLACES, label(key), sealed)
     rows = table.decode(rows_data, described.files)
-    return Contents(described, rows, places.decode(places_data, len(rows)))
+    where = places.decode(places_data, len(rows))
+    return Contents(described, rows, where, sealer.current(sealed))
 
 
 async def part(
@@ -67,6 +72,24 @@ async def part(
 ) -> bytes:
     """A part of an artifact, opened."""
     return sealer.open_part(which, label(key), await server.read(key, which))
+
+
+def table_of_places(
+    first: Iterable[backend.Pack], found: Sequence[Known]
+) -> tuple[list[backend.Pack], bytes]:
+    """The packs that an artifact refers to, and its place table.
+
+    Args:
+        first: packs that come first among them.
+        found: where each chunk of its table is.
+    """
+    packs = {one.name: one for one in first}
+    for one in found:
+        packs.setdefault(one.pack.name, one.pack)
+    numbers = {name: number for number, name in enumerate(packs)}
+    listed = list(packs.values())
+    rows = (one.place._replace(pack=numbers[one.pack.name]) for one in found)
+    return listed, places.encode(listed, rows)
 
 
 def label(key: backend.Key) -> str:
@@ -89,6 +112,8 @@ async def known(
         except errors.ChrekError as err:
             # It is of no use to a pod either; whoever is to be restored from it says so.
             LOG.warning("artifact cannot be read", uuid=entry.key.uuid, error=str(err))
+            continue
+        if not there.current:
             continue
         for row, place in zip(there.rows, there.places.places, strict=True):
             pack = there.places.packs[place.pack]

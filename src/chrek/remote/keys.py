@@ -67,11 +67,19 @@ class StoreKeys:
     """What the ids of chunks are made with."""
     created_at: str
     """RFC 3339."""
+    older: tuple[bytes, ...] = dataclasses.field(default=(), repr=False)
+    """Data keys that nothing is sealed with any more, while what was is sealed anew."""
 
     @property
     def id(self) -> str:
         """Tells stores apart and says nothing about their keys."""
-        return _name(self.data_key + self.id_key, "chrek remote 1: name of a store's keys")
+        return next(iter(self.data_keys))
+
+    @property
+    def data_keys(self) -> dict[str, bytes]:
+        """By the id that parts name them with, the newest first."""
+        context = "chrek remote 1: name of a store's keys"
+        return {_name(key + self.id_key, context): key for key in (self.data_key, *self.older)}
 
 
 class Wrapped(

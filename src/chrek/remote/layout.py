@@ -25,14 +25,21 @@ NAME = re.compile(r"[0-9a-f-]{1,64}")
 NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 PACK = re.compile(r"[0-9a-f]{64}")
 CHECKS = "checks"
+NAMESPACES = "ns/"
 KEYS = keys.NAME
 KEYS_BYTES = 1 << 20
 """The store's wrapped keys are much smaller."""
 
 
+def read_namespace(path: str) -> str:
+    """The namespace of what a listing with a delimiter calls a directory; empty: not one."""
+    name = path.removeprefix(NAMESPACES).removesuffix("/")
+    return name if path.startswith(NAMESPACES) and NAMESPACE.fullmatch(name) else ""
+
+
 def root(namespace: str) -> str:
     """Where a namespace's objects are: empty, or with a slash at its end."""
-    return f"ns/{_valid(NAMESPACE, namespace)}/" if namespace else ""
+    return f"{NAMESPACES}{_valid(NAMESPACE, namespace)}/" if namespace else ""
 
 
 def identity(namespace: str, identity_hash: str) -> str:
@@ -78,12 +85,13 @@ def read_identity(namespace: str, path: str) -> str:
     return name if path.startswith(root(namespace)) and HASH.fullmatch(name) else ""
 
 
-def read_manifest(namespace: str, path: str) -> backend.Key | None:
-    """The artifact whose manifest an object is; None: it is something else."""
+def read_part(namespace: str, path: str) -> tuple[backend.Key, backend.Part] | None:
+    """The artifact that an object is a part of, and which; None: it is something else."""
     names = _below(root(namespace), path)
-    if len(names) != 4 or names[3] != backend.Part.MANIFEST:
+    if len(names) != 4 or names[3] not in list(backend.Part):
         return None
-    return _key(namespace, names[:3])
+    found = _key(namespace, names[:3])
+    return (found, backend.Part(names[3])) if found else None
 
 
 def read_writer(namespace: str, path: str) -> backend.Key | None:

@@ -70,22 +70,20 @@ def key(namespace: str, tag: str) -> backend.Key | None:
     return backend.Key(namespace, *match.groups()) if match else None
 
 
-def texts(described: backend.Described) -> dict[backend.Part, bytes]:
-    """What is stored of an artifact beside its packs."""
-    return {
-        backend.Part.MANIFEST: described.manifest,
-        backend.Part.TABLE: described.table,
-        backend.Part.PLACES: described.places,
-    }
-
-
 async def descriptors(described: backend.Described) -> list[registry.Descriptor]:
     """Of all blobs of an artifact: the config, then the layers."""
-    parts = [await blobs.describe(text, TYPES[part]) for part, text in texts(described).items()]
-    return [
-        *parts,
-        *(registry.Descriptor(one.name, one.size, PACK_TYPE) for one in described.packs),
-    ]
+    texts = backend.texts(described)
+    return [*[await part(which, texts[which]) for which in TYPES], *packs(described.packs)]
+
+
+async def part(which: backend.Part, text: bytes) -> registry.Descriptor:
+    """Of the blob of a part."""
+    return await blobs.describe(text, TYPES[which])
+
+
+def packs(listed: Sequence[backend.Pack]) -> list[registry.Descriptor]:
+    """Of the blobs of packs."""
+    return [registry.Descriptor(one.name, one.size, PACK_TYPE) for one in listed]
 
 
 def artifact(described: Sequence[registry.Descriptor], annotations: Mapping[str, str]) -> bytes:
@@ -94,11 +92,21 @@ def artifact(described: Sequence[registry.Descriptor], annotations: Mapping[str,
     Args:
         described: the config, then the layers.
         annotations: the time of creation is added where they have none.
+
+    Raises:
+        StoreError: it is too large.
     """
     first, table, places, *packs = described
     layers = {str(backend.Part.TABLE): table, str(backend.Part.PLACES): places}
     layers |= {f"{number:05}.pack": one for number, one in enumerate(packs)}
-    return encode(ARTIFACT_TYPE, first, layers, annotations)
+    raw = encode(ARTIFACT_TYPE, first, layers, annotations)
+    if len(raw) > MOST_BYTES:
+        raise errors.StoreError(
+            f"an artifact of {len(packs)} packs has a manifest in the registry of {len(raw)} bytes:"
+            f" more than {MOST_BYTES}, which not every registry takes",
+            hint="use a store of type s3 or pvc for workers so large",
+        )
+    return raw
 
 
 def encode(

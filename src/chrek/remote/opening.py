@@ -5,10 +5,21 @@ from __future__ import annotations
 import functools
 import os
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from chrek import config, errors
-from chrek.remote import backend, bucket, cache, keys, repository, seal, server, uri
+from chrek.remote import (
+    backend,
+    bucket,
+    cache,
+    keys,
+    rekey,
+    repository,
+    seal,
+    server,
+    storekeys,
+    uri,
+)
 from chrek.remote import store as remote
 
 CHECK_SECONDS = 60.0
@@ -77,6 +88,27 @@ class Remote:
                 hint="check storage.cache.hostPath on this node",
             )
 
+    def rekey(
+        self, namespaces: Sequence[str], *, writer_seconds: float, report: Callable[[str], None]
+    ) -> None:
+        """Seal everything with a new data key: see `rekey`.
+
+        Raises:
+            StoreError, ConfigError, ArtifactError: it is not finished; says why.
+        """
+        if not self._settings.encryption.keyPath:
+            raise errors.StoreError(
+                "the store is not encrypted",
+                hint="set storage.encryption.keySecretRef; what is there is captured again then",
+            )
+        wrappings = keys.read(pathlib.Path(self._settings.encryption.keyPath))
+        self._server.run(
+            lambda one, _: rekey.run(
+                one, wrappings, namespaces, writer_seconds=writer_seconds, report=report
+            ),
+            timeout_seconds=rekey.LONGEST_SECONDS,
+        )
+
     def close(self) -> None:
         """End connections."""
         self._server.close()
@@ -105,10 +137,10 @@ async def _unlock(settings: config.Encryption, one: backend.Backend) -> seal.Sea
     wrappings = keys.read(pathlib.Path(settings.keyPath))
     if stored is None:
         stored = await _first_keys(wrappings[0], one)
-    rewrapped = seal.rewrap(stored, wrappings)
+    rewrapped = storekeys.rewrap(stored, wrappings)
     if rewrapped != stored:
         await one.write_keys(rewrapped, replace=True)
-    return seal.Sealed(seal.unwrap(rewrapped, wrappings))
+    return seal.Sealed(storekeys.unwrap(rewrapped, wrappings))
 
 
 async def _first_keys(wrapping: keys.Wrapping, one: backend.Backend) -> bytes:
@@ -124,7 +156,7 @@ async def _first_keys(wrapping: keys.Wrapping, one: backend.Backend) -> bytes:
                 f"{keys.NAME} of the store is gone, and artifact {entry.key.uuid} is encrypted",
                 hint="put it back from a backup, or delete the checkpoints and begin anew",
             )
-    made = seal.new_store_keys(wrapping)
+    made = storekeys.new_store_keys(wrapping)
     if await one.write_keys(made):
         return made
     stored = await one.read_keys()

@@ -16,17 +16,14 @@ import dataclasses
 import time
 import uuid as uuids
 
-from chrek import errors, log
-from chrek.remote import backend, index, seal
+from chrek import log
+from chrek.remote import backend, seal, usage
 
 LOG = log.get(__name__)
 COLLECTOR = "0" * 16
 """Identity hash that a collector writes under."""
 LONGEST_SECONDS = 1800.0
 """No collection takes longer: it is ended."""
-
-Needs = dict[backend.Key, frozenset[str]]
-"""Names of the packs that an artifact refers to, which never change: each is read once."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +34,8 @@ class Collected:
     bytes: int = 0
     why_not: str = ""
     """Why nothing was looked for; empty when it was."""
+    less_used: bool = False
+    """Of packs that stay less may be used than before: see `repack`."""
 
 
 async def collect(
@@ -45,13 +44,13 @@ async def collect(
     namespace: str,
     *,
     writer_seconds: float,
-    needs: Needs,
+    known: usage.Known,
 ) -> Collected:
     """Remove a namespace's packs that nobody needs.
 
     Args:
         writer_seconds: a writer that began longer ago has died.
-        needs: what is known of the namespace's artifacts from earlier collections; completed.
+        known: what is known of the namespace's artifacts from earlier; completed.
 
     Raises:
         StoreError, ArtifactError: nothing, or not all of it, was removed.
@@ -63,44 +62,21 @@ async def collect(
     try:
         packs = await server.packs(namespace)
         entries = await server.entries(namespace)
-        needed = await _needed(server, sealer, entries, needs)
+        less_used = await usage.complete(server, sealer, entries, known)
         for writer in await server.writers(namespace):
             if writer.key != own and time.time() - writer.modified < writer_seconds:
                 return Collected(why_not=f"artifact {writer.key.uuid} is being made")
         if {e.key for e in await server.entries(namespace)} != {e.key for e in entries}:
             return Collected(why_not="artifacts came or went meanwhile")
+        needed = usage.packs(known)
         gone = [pack for pack in packs if pack.name not in needed]
         for pack in gone:
             await server.delete_pack(namespace, pack.name)
         await _forget(server, namespace, writer_seconds)
     finally:
         await server.end(own)
-    return Collected(packs=len(gone), bytes=sum(pack.size for pack in gone))
-
-
-async def _needed(
-    server: backend.Backend, sealer: seal.Sealer, entries: list[backend.Entry], needs: Needs
-) -> set[str]:
-    """Packs of all artifacts; what is known of others is forgotten.
-
-    Raises:
-        ArtifactError: of an artifact it cannot be told; then nothing may go.
-    """
-    for key in needs.keys() - {entry.key for entry in entries}:
-        del needs[key]
-    for entry in entries:
-        if entry.key in needs:
-            continue
-        try:
-            contents = await index.read(server, sealer, entry.key)
-        except errors.ArtifactError as err:
-            raise errors.ArtifactError(
-                f"which packs artifact {entry.key.uuid} needs cannot be told: {err.message}",
-                reason=err.reason,
-                hint="delete it: nothing else of this namespace goes before that",
-            ) from err
-        needs[entry.key] = frozenset(pack.name for pack in contents.places.packs)
-    return set().union(*needs.values())
+    gone_bytes = sum(pack.size for pack in gone)
+    return Collected(packs=len(gone), bytes=gone_bytes, less_used=less_used)
 
 
 async def _forget(server: backend.Backend, namespace: str, writer_seconds: float) -> None:

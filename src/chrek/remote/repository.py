@@ -1,7 +1,8 @@
 """A store in a repository of a container registry.
 
 One artifact is one image manifest under a tag of its own (`ocimanifest`), in `<repository>`, or in
-`<repository>/ns/<namespace>` for namespaces other than the release's. Nothing is ever replaced.
+`<repository>/ns/<namespace>` for namespaces other than the release's. What a tag names is replaced
+only when the artifact's chunks are in other packs.
 
 A registry removes blobs that no manifest refers to, by a collection of its own. So packs are not
 listed and not deleted here, and nobody says that he makes an artifact. A collection that runs
@@ -22,7 +23,7 @@ from typing import NoReturn
 from chrek import config, errors, log, names
 from chrek.registry import blobs, keyring, manifests, reference, words
 from chrek.registry import client as registry
-from chrek.remote import backend, layout, ocikeys, ocimanifest, uri
+from chrek.remote import backend, layout, ocikeys, ocimanifest, ociwords, uri
 
 LOG = log.get(__name__)
 PACK_BYTES = 64 << 20
@@ -34,32 +35,7 @@ RESOLVED = 1024
 """So many artifacts' descriptors are remembered, less than 1 KiB each."""
 AT_ONCE = 8
 """Manifests that are read side by side for a listing."""
-SECRET = "storage.oci.credentialsSecretRef"  # noqa: S105 - a name
 PROBE = b"chrek: may this repository be written and read?\n"
-READ_ONLY = "{registry} cannot be written: is it read-only, or a cache of another registry?"
-HINTS: Mapping[str, str] = {
-    "QUOTA": "its quota is used up: raise it, or delete checkpoints and run the registry's garbage"
-    " collection",
-    "DENIED": f"the user of the Secret of {SECRET} needs to pull, push and delete here; some"
-    " registries say so too when the project does not exist",
-    "NAME_UNKNOWN": "make the repository, or its project: {registry} does not make it by itself",
-    "MANIFEST_BLOB_UNKNOWN": "a pack went away before the artifact was there: let the registry"
-    " collect garbage only while nobody writes; the next capture sends it again",
-    "UNSUPPORTED": READ_ONLY,
-    "403": f"the user of the Secret of {SECRET} needs to pull, push and delete here",
-    "404": "check storage.oci.uri: is it a registry, and is there such a repository or project?",
-    "405": READ_ONLY,
-    "413": "a proxy before {registry} takes no body so large: let it take 64 MiB, with nginx by"
-    " client_max_body_size",
-    "429": f"it limits requests: wait, or raise the limit for the user of the Secret of {SECRET}",
-    "507": "its storage is full: give it more, or delete checkpoints and run its garbage"
-    " collection",
-    "5xx": "see the registry's log; what failed is tried again with the next capture or restore",
-    "CERTIFICATE": "the certificate of {registry} is of an authority that is not known here: name"
-    " a ConfigMap that has it in storage.oci.caBundle",
-    "PLAINTEXT": "set storage.oci.plainHttp if {registry} has no TLS",
-    "UNREACHABLE": "can the nodes and the release's namespace reach {registry}?",
-}
 
 
 class Repository:
@@ -79,7 +55,7 @@ class Repository:
         self._image = reference.Reference(name, place.repository)
         self._keyring = keyring.Mounted(
             pathlib.Path(settings.credentialsPath) if settings.credentialsPath else None,
-            source=f"the Secret of {SECRET}",
+            source=f"the Secret of {ociwords.SECRET}",
         )
         self._user: keyring.Credential | None = None
         self._registry = registry.Client(
@@ -87,7 +63,7 @@ class Repository:
             plain_http=settings.plainHttp,
             ca_bundle=pathlib.Path(settings.caBundlePath) if settings.caBundlePath else None,
             patience=PATIENCE,
-            hints=HINTS,
+            hints=ociwords.HINTS,
         )
         self._resolved: collections.OrderedDict[backend.Key, ocimanifest.Resolved] = (
             collections.OrderedDict()
@@ -169,13 +145,7 @@ class Repository:
         """
         listed = await ocimanifest.descriptors(described)
         raw = ocimanifest.artifact(listed, described.annotations)
-        if len(raw) > ocimanifest.MOST_BYTES:
-            raise errors.StoreError(
-                f"artifact {key.uuid} has {len(described.packs)} packs, and its manifest in the"
-                f" registry {len(raw)} bytes: more than {ocimanifest.MOST_BYTES}, which not every"
-                " registry takes",
-                hint="use a store of type s3 or pvc for workers so large",
-            )
+        texts = backend.texts(described)
         image = self._tagged(key)
         with self._told() as client:
             there: list[registry.Descriptor | None] = []
@@ -189,10 +159,42 @@ class Repository:
                     f"oci://{image}: there is something else of that name already",
                     hint="an artifact is never replaced: capture again, under a new name",
                 )
-            for text, one in zip(ocimanifest.texts(described).values(), listed, strict=False):
-                await blobs.upload(client, image.repository, text, one.digest)
+            for part, one in zip(ocimanifest.TYPES, listed, strict=False):
+                await blobs.upload(client, image.repository, texts[part], one.digest)
             digest = (await blobs.describe(raw)).digest
             await manifests.put(client, image.repository, image.tag, raw, digest)
+
+    async def replace(
+        self,
+        key: backend.Key,
+        parts: Mapping[backend.Part, bytes],
+        packs: Sequence[backend.Pack],
+    ) -> None:
+        """See `backend.Backend`; all parts are exchanged at once.
+
+        A registry cannot be told to write a tag only while it names what it did, so of two who do
+        this at the same moment one may not be told. What the other wrote is then without a tag.
+        """
+        image = self._tagged(key)
+        with self._told(missing=f"artifact oci://{image}") as client:
+            answer = await client.manifest(image)
+            old = ocimanifest.decode(answer, f"oci://{image}")
+            made = {part: await ocimanifest.part(part, text) for part, text in parts.items()}
+            for part, text in parts.items():
+                await blobs.upload(client, image.repository, text, made[part].digest)
+            listed = [*({**old.parts, **made}).values(), *ocimanifest.packs(packs)]
+            raw = ocimanifest.artifact(listed, answer.manifest.annotations or {})
+            digest = (await blobs.describe(raw)).digest
+            if (await client.manifest(image)).digest != answer.digest:
+                raise client.words.unusable(
+                    f"{image.repository}/manifests/{image.tag}", "somebody else has written it"
+                )
+            await manifests.put(client, image.repository, image.tag, raw, digest)
+            self._resolved.pop(key, None)
+            if digest != answer.digest:
+                # Without a tag it would keep the packs that it names.
+                with _absent():
+                    await manifests.delete(client, image.repository, answer.digest)
 
     async def read(self, key: backend.Key, part: backend.Part) -> bytes:
         """A part of a committed artifact, as the digest in the registry's manifest says.
@@ -279,6 +281,10 @@ class Repository:
     async def delete_pack(self, namespace: str, name: str) -> None:
         """Nothing: the registry collects."""
 
+    async def namespaces(self) -> list[str]:
+        """None: a registry need not list repositories."""
+        return []
+
     async def read_keys(self) -> bytes | None:
         with self._told(patience=CHECK_PATIENCE) as client:
             return await ocikeys.read(client, self._image)
@@ -360,13 +366,13 @@ class Repository:
     def _unproven(self) -> str:
         """What to do when the registry does not take who asks."""
         if not self._keyring.mounted:
-            return f"it wants to know who asks: name a Secret with a user in {SECRET}"
+            return f"it wants to know who asks: name a Secret with a user in {ociwords.SECRET}"
         if self._user is None:
             where = f"{self._image.registry}/{self._image.repository}"
-            return f"the Secret of {SECRET} has no entry for {where}"
+            return f"the Secret of {ociwords.SECRET} has no entry for {where}"
         return (
-            f"are user and password in the Secret of {SECRET} right and not expired, and may the"
-            " user push here?"
+            f"are user and password in the Secret of {ociwords.SECRET} right and not expired,"
+            " and may the user push here?"
         )
 
 

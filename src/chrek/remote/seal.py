@@ -21,39 +21,31 @@ opens, nor have one artifact's part or chunk taken for another's; another artifa
 at the digest of the manifest in the DynamoCheckpoint's status, which is that of its plain text.
 
 Another key in the Secret wraps the same store keys. Whoever had the old key and a copy of
-`keys.json` goes on reading what they can fetch: after a leak, begin a store at another place. On a
-node, in the cache and in the agent's memory, nothing is encrypted.
+`keys.json` goes on reading what they can fetch, until everything is sealed with another data key:
+`rekey`. On a node, in the cache and in the agent's memory, nothing is encrypted.
 """
 
 from __future__ import annotations
 
-import datetime
+import contextlib
 import os
 import threading
-from collections.abc import Sequence
 from typing import Protocol
 
 import blake3
-from cryptography import exceptions
-from cryptography.hazmat.primitives.ciphers import aead
 
 from chrek import errors, names
-from chrek.remote import keys
+from chrek.remote import ciphers, keys
 
 ID_BYTES = 32
-SALT_BYTES = 32
 TAG_BYTES = 16
 MAGIC = b"\x00chrek sealed\n"
 """Begins a sealed part; no plain one begins with a zero byte and these words."""
 VERSION = 1
 _STORE_ID_BYTES = 8
-_PART_HEADER_BYTES = len(MAGIC) + 1 + _STORE_ID_BYTES + SALT_BYTES
-_NONCE_BYTES = 12
-_ONLY_NONCE = bytes(_NONCE_BYTES)
-"""For a key that seals one thing in its life."""
+_PART_HEADER_BYTES = len(MAGIC) + 1 + _STORE_ID_BYTES + ciphers.SALT_BYTES
 _PACK = "chrek remote 1: key of a pack"
 _PART = "chrek remote 1: key of a part"
-_WRAP = "chrek remote 1: key that wraps a store's keys"
 _REMAKE = "make the checkpoint again"
 
 
@@ -118,6 +110,10 @@ class Sealer(Protocol):
         """
         ...
 
+    def current(self, data: bytes) -> bool:
+        """Whether a part as it is stored is sealed with the store's newest key."""
+        ...
+
     def seal_part(self, name: str, key_text: str, data: bytes) -> bytes:
         """A manifest or a table as it is stored.
 
@@ -132,7 +128,8 @@ class Sealer(Protocol):
         """What was given to `seal_part`.
 
         Raises:
-            ArtifactError: it is not what was sealed as this part of this artifact.
+            ArtifactError: it is not what was sealed as this part of this artifact; reason
+                ArtifactUnreadable, when it is sealed with keys that are not known.
             StoreError: the store is encrypted and this release has no key.
         """
         ...
@@ -161,6 +158,9 @@ class Plain:
     ) -> bytes | memoryview:
         return stored
 
+    def current(self, data: bytes) -> bool:
+        return True
+
     def seal_part(self, name: str, key_text: str, data: bytes) -> bytes:
         return data
 
@@ -186,19 +186,22 @@ class _PlainPack:
 class Sealed:
     """Everything is encrypted, ids are keyed."""
 
-    header_bytes = SALT_BYTES
+    header_bytes = ciphers.SALT_BYTES
     overhead_bytes = TAG_BYTES
 
     def __init__(self, store_keys: keys.StoreKeys) -> None:
         self._keys = store_keys
         self._store_id = bytes.fromhex(store_keys.id)
+        self._data_keys = {
+            bytes.fromhex(name): data_key for name, data_key in store_keys.data_keys.items()
+        }
 
     def chunk_id(self, data: bytes | memoryview) -> bytes:
         return blake3.blake3(data, key=self._keys.id_key).digest()
 
     def pack(self) -> PackSealer:
-        salt = os.urandom(SALT_BYTES)
-        return _SealedPack(salt, _cipher(self._keys.data_key, salt, context=_PACK))
+        salt = os.urandom(ciphers.SALT_BYTES)
+        return _SealedPack(salt, ciphers.derived(self._keys.data_key, salt, context=_PACK))
 
     def open(
         self,
@@ -210,36 +213,45 @@ class Sealed:
         stored: bytes | memoryview,
     ) -> bytes:
         # The key is derived for each chunk: that takes 2 us, less than a cache would be worth.
-        cipher = _cipher(self._keys.data_key, header, context=_PACK)
-        try:
-            return cipher.decrypt(_nonce(offset), stored, _chunk_label(chunk_id, codec, size))
-        except (exceptions.InvalidTag, OverflowError, ValueError) as err:
-            raise errors.ArtifactError(
-                f"chunk {chunk_id.hex()}: the bytes at {offset} of its pack are not those that "
-                "were stored",
-                hint=f"the pack was changed or damaged: {_REMAKE}",
-            ) from err
+        for data_key in self._data_keys.values():
+            cipher = ciphers.derived(data_key, header, context=_PACK)
+            with contextlib.suppress(ciphers.InvalidTag, OverflowError, ValueError):
+                label = _chunk_label(chunk_id, codec, size)
+                return cipher.decrypt(ciphers.nonce(offset), stored, label)
+        raise errors.ArtifactError(
+            f"chunk {chunk_id.hex()}: the bytes at {offset} of its pack are not those that "
+            "were stored",
+            hint=f"the pack was changed or damaged: {_REMAKE}",
+        )
+
+    def current(self, data: bytes) -> bool:
+        return _store_id(data) == self._store_id
 
     def seal_part(self, name: str, key_text: str, data: bytes) -> bytes:
-        salt = os.urandom(SALT_BYTES)
+        salt = os.urandom(ciphers.SALT_BYTES)
         header = MAGIC + bytes([VERSION]) + self._store_id + salt
-        cipher = _cipher(self._keys.data_key, salt, context=_PART)
-        return header + cipher.encrypt(_ONLY_NONCE, data, header + _label(name, key_text))
+        cipher = ciphers.derived(self._keys.data_key, salt, context=_PART)
+        return header + cipher.encrypt(
+            ciphers.ONLY_NONCE, data, header + ciphers.label(name, key_text)
+        )
 
     def open_part(self, name: str, key_text: str, data: bytes) -> bytes:
         header, sealed = data[:_PART_HEADER_BYTES], memoryview(data)[_PART_HEADER_BYTES:]
         self._check_header(header, what=f"{name} of {key_text}")
-        cipher = _cipher(self._keys.data_key, header[-SALT_BYTES:], context=_PART)
+        data_key = self._data_keys[_store_id(header)]
+        cipher = ciphers.derived(data_key, header[-ciphers.SALT_BYTES :], context=_PART)
         try:
-            return cipher.decrypt(_ONLY_NONCE, sealed, header + _label(name, key_text))
-        except exceptions.InvalidTag as err:
+            return cipher.decrypt(
+                ciphers.ONLY_NONCE, sealed, header + ciphers.label(name, key_text)
+            )
+        except ciphers.InvalidTag as err:
             raise errors.ArtifactError(
                 f"{name} of {key_text} is not what was stored as that",
                 hint=f"it was changed or damaged: {_REMAKE}",
             ) from err
 
     def _check_header(self, header: bytes, *, what: str) -> None:
-        version, store_id = header[len(MAGIC) :][:1], header[len(MAGIC) + 1 :][:_STORE_ID_BYTES]
+        version, store_id = header[len(MAGIC) :][:1], _store_id(header)
         why, hint = "", _REMAKE
         if not header.startswith(MAGIC):
             why = "is not encrypted, but this release's store is"
@@ -249,7 +261,7 @@ class Sealed:
             hint = f"use the chrek version that made it, or {_REMAKE}"
         elif len(header) != _PART_HEADER_BYTES:
             why = f"ends after {len(header)} bytes"
-        elif store_id != self._store_id:
+        elif store_id not in self._data_keys:
             why = (
                 f"is sealed with the store keys {store_id.hex()}, "
                 f"those of {keys.NAME} are {self._keys.id}"
@@ -260,8 +272,13 @@ class Sealed:
             raise errors.ArtifactError(f"{what} {why}", reason=reason, hint=hint)
 
 
+def _store_id(data: bytes) -> bytes:
+    """Which keys a part says that it is sealed with."""
+    return data[len(MAGIC) + 1 :][:_STORE_ID_BYTES]
+
+
 class _SealedPack:
-    def __init__(self, salt: bytes, cipher: aead.AESGCM) -> None:
+    def __init__(self, salt: bytes, cipher: ciphers.Cipher) -> None:
         self.header = salt
         self._cipher = cipher
         self._end = len(salt)
@@ -277,94 +294,7 @@ class _SealedPack:
             # Taken before it is used, so that no nonce comes twice whatever fails. Even an empty
             # chunk has a tag, so the next one begins further on.
             self._end += memoryview(data).nbytes + TAG_BYTES
-        return self._cipher.encrypt(_nonce(offset), data, label)
-
-
-def new_store_keys(wrapping: keys.Wrapping) -> bytes:
-    """The `keys.json` of a new store: random keys, wrapped."""
-    created_at = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    data_key, id_key = os.urandom(keys.KEY_BYTES), os.urandom(keys.KEY_BYTES)
-    return _wrap(keys.StoreKeys(data_key, id_key, created_at), wrapping)
-
-
-def unwrap(blob: bytes, wrappings: Sequence[keys.Wrapping]) -> keys.StoreKeys:
-    """The keys of a store.
-
-    Args:
-        blob: `keys.json`.
-        wrappings: the Secret's keys.
-
-    Raises:
-        StoreError: none of them has wrapped it, or it is damaged or hostile.
-    """
-    wrapped = keys.decode(blob)
-    for wrapping in wrappings:
-        if wrapping.id == wrapped.wrapped_by:
-            return _unwrap(wrapped, wrapping)
-    raise errors.StoreError(
-        f"{keys.NAME} is wrapped by the key {wrapped.wrapped_by}, "
-        f"the Secret holds {', '.join(wrapping.id for wrapping in wrappings)}",
-        reason=names.Reason.INVALID_CONFIG,
-        hint="the Secret's key is not the one the store was made with: put that one back, "
-        "in the entry `previous` if it is to be replaced",
-    )
-
-
-def rewrap(blob: bytes, wrappings: Sequence[keys.Wrapping]) -> bytes:
-    """The `keys.json` with the same store keys, wrapped by the Secret's newest key.
-
-    Args:
-        blob: `keys.json` as it is; returned unchanged if that key has wrapped it already.
-        wrappings: the Secret's keys, the newest first.
-
-    Raises:
-        StoreError: none of them has wrapped it, or it is damaged or hostile.
-    """
-    store_keys = unwrap(blob, wrappings)
-    newest = wrappings[0]
-    return blob if keys.decode(blob).wrapped_by == newest.id else _wrap(store_keys, newest)
-
-
-def _wrap(store_keys: keys.StoreKeys, wrapping: keys.Wrapping) -> bytes:
-    salt = os.urandom(SALT_BYTES)
-    label = _label(store_keys.id, store_keys.created_at, wrapping.id)
-    sealed = _cipher(wrapping.key, salt, context=_WRAP).encrypt(
-        _ONLY_NONCE, store_keys.data_key + store_keys.id_key, label
-    )
-    wrapped = keys.Wrapped(
-        id=store_keys.id,
-        created_at=store_keys.created_at,
-        wrapped_by=wrapping.id,
-        salt=salt,
-        keys=sealed,
-    )
-    return keys.encode(wrapped)
-
-
-def _unwrap(wrapped: keys.Wrapped, wrapping: keys.Wrapping) -> keys.StoreKeys:
-    label = _label(wrapped.id, wrapped.created_at, wrapped.wrapped_by)
-    cipher = _cipher(wrapping.key, wrapped.salt, context=_WRAP)
-    try:
-        both = cipher.decrypt(_ONLY_NONCE, wrapped.keys, label)
-    except exceptions.InvalidTag as err:
-        raise errors.StoreError(
-            f"{keys.NAME} is not what was stored: it was changed or damaged",
-            hint="restore it from a copy: without it nothing in the store can be read",
-        ) from err
-    return keys.StoreKeys(both[: keys.KEY_BYTES], both[keys.KEY_BYTES :], wrapped.created_at)
-
-
-def _cipher(key: bytes, salt: bytes, *, context: str) -> aead.AESGCM:
-    """A key of a pack, a part or a `keys.json`.
-
-    Source: https://github.com/BLAKE3-team/BLAKE3-specs/blob/master/blake3.pdf, 6.2: what varies is
-    part of the key material, contexts are constants.
-    """
-    return aead.AESGCM(blake3.blake3(key + salt, derive_key_context=context).digest())
-
-
-def _nonce(offset: int) -> bytes:
-    return offset.to_bytes(_NONCE_BYTES, "big")
+        return self._cipher.encrypt(ciphers.nonce(offset), data, label)
 
 
 def _chunk_label(chunk_id: bytes, codec: int, size: int) -> bytes:
@@ -372,9 +302,3 @@ def _chunk_label(chunk_id: bytes, codec: int, size: int) -> bytes:
     if len(chunk_id) != ID_BYTES:
         raise ValueError(f"an id of {len(chunk_id)} bytes instead of {ID_BYTES}")
     return chunk_id + codec.to_bytes(1, "big") + size.to_bytes(8, "big")
-
-
-def _label(*texts: str) -> bytes:
-    """The same of texts, each with its length before it."""
-    encoded = [text.encode() for text in texts]
-    return b"".join(len(text).to_bytes(4, "big") + text for text in encoded)

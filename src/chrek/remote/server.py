@@ -45,8 +45,13 @@ class Server:
         work: Work[ResultT],
         *,
         timeout_seconds: float,
+        fresh: bool = False,
     ) -> ResultT:
         """Run a coroutine to its end; called from any thread but the server's own.
+
+        Args:
+            work: is run once more when the store turns out to have got other keys.
+            fresh: look first whether it has: for what seals.
 
         Raises:
             StoreError: it took too long.
@@ -57,7 +62,9 @@ class Server:
                     target=self._loop.run_forever, name="chrek-store", daemon=True
                 )
                 self._thread.start()
-        future = asyncio.run_coroutine_threadsafe(self._call(work, timeout_seconds), self._loop)
+        future = asyncio.run_coroutine_threadsafe(
+            self._call(work, timeout_seconds, fresh), self._loop
+        )
         try:
             return future.result()
         except (KeyboardInterrupt, SystemExit):
@@ -74,11 +81,18 @@ class Server:
         self,
         work: Work[ResultT],
         timeout_seconds: float,
+        fresh: bool,
     ) -> ResultT:
         if self._backend is None:
             self._backend = self._make()
         async with asyncio.timeout(timeout_seconds):
-            if self._sealer is None:
+            if self._sealer is None or fresh:
+                self._sealer = await self._unlock(self._backend)
+            try:
+                return await work(self._backend, self._sealer)
+            except errors.ArtifactError as err:
+                if err.reason != names.Reason.ARTIFACT_UNREADABLE:
+                    raise
                 self._sealer = await self._unlock(self._backend)
             return await work(self._backend, self._sealer)
 

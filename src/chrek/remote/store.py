@@ -13,9 +13,9 @@ import pathlib
 import time
 from collections.abc import Callable, Iterator
 
-from chrek import errors, log, manifest, removal, verification
+from chrek import errors, log, manifest, names, removal, verification
 from chrek import store as stores
-from chrek.remote import backend, download, index, prune, upload
+from chrek.remote import backend, download, index, upkeep, upload, usage
 from chrek.remote import cache as caches
 from chrek.remote import server as servers
 
@@ -32,7 +32,7 @@ class Known:
 
     intact: set[str] = dataclasses.field(default_factory=set)
     """uuids of what is in the cache and was compared with its manifest."""
-    needs: dict[str, prune.Needs] = dataclasses.field(default_factory=dict)
+    usage: dict[str, usage.Known] = dataclasses.field(default_factory=dict)
     """By namespace."""
 
 
@@ -66,7 +66,7 @@ class Store:
         self._seconds = transfer_seconds
         self._local = cache.store(namespace)
         self._intact = known.intact
-        self._needs = known.needs.setdefault(namespace, {})
+        self._upkeep = upkeep.Upkeep(server, namespace, known.usage.setdefault(namespace, {}))
         self._on_transfer = on_transfer
 
     @property
@@ -112,6 +112,7 @@ class Store:
             done = self._server.run(
                 lambda one, sealer: upload.upload(one, sealer, key, stage.path, data),
                 timeout_seconds=self._seconds,
+                fresh=True,
             )
             LOG.info(
                 "uploaded",
@@ -221,11 +222,37 @@ class Store:
 
     def _fetch(self, key: backend.Key, artifact: stores.Artifact) -> None:
         begin = time.monotonic()
-        contents = self._server.run(
+        contents = self._find(key, artifact)
+        self._cache.make_room(sum(row.size for row in contents.rows))
+        try:
+            read = self._download(key, artifact, contents, begin)
+        except errors.ArtifactError as err:
+            if err.reason != names.Reason.ARTIFACT_MISSING:
+                raise
+            again = self._find(key, artifact)
+            if again.places.packs == contents.places.packs:
+                raise
+            # Its chunks have got into other packs meanwhile.
+            read = self._download(key, artifact, again, begin)
+        self._intact.add(key.uuid)
+        seconds, size = round(time.monotonic() - begin, 3), artifact.manifest.bytes
+        LOG.info("fetched", uuid=key.uuid, bytes=size, read_bytes=read, seconds=seconds)
+        self._on_transfer("down", read, seconds)
+
+    def _find(self, key: backend.Key, artifact: stores.Artifact) -> index.Contents:
+        return self._server.run(
             lambda one, sealer: download.find(one, sealer, key, artifact.manifest),
             timeout_seconds=self._seconds,
         )
-        self._cache.make_room(sum(row.size for row in contents.rows))
+
+    def _download(
+        self,
+        key: backend.Key,
+        artifact: stores.Artifact,
+        contents: index.Contents,
+        begin: float,
+    ) -> int:
+        """Fill a stage and commit it in the cache; returns bytes that were read."""
         self._local.discard(stores.Stage(key.uuid, artifact.path))
         stage = self._local.stage(key.identity_hash, key.variant, key.uuid)
         try:
@@ -237,10 +264,7 @@ class Store:
         except BaseException:
             self._local.discard(stage)
             raise
-        self._intact.add(key.uuid)
-        seconds, size = round(time.monotonic() - begin, 3), artifact.manifest.bytes
-        LOG.info("fetched", uuid=key.uuid, bytes=size, read_bytes=read, seconds=seconds)
-        self._on_transfer("down", read, seconds)
+        return read
 
     def discard(self, stage: stores.Stage) -> None:
         """Remove a stage that was not committed."""
@@ -294,7 +318,7 @@ class Store:
             path = f"{key.identity_hash}/{key.variant}/{key.uuid}"
             on_deleted(removal.Deleted(path=path, bytes=size))
         if found:
-            self._collect(stage_seconds)
+            self._upkeep.after_deletions(writer_seconds=stage_seconds)
 
     def _remove(self, key: backend.Key) -> None:
         self._server.run(lambda one, _: one.delete(key), timeout_seconds=QUICK_SECONDS)
@@ -310,7 +334,7 @@ class Store:
         removed = self._local.sweep(older_than_seconds=older_than_seconds)
         try:
             removed += self._forget_deleted()
-            removed += self._collect(older_than_seconds)
+            removed += self._upkeep.after_a_while(writer_seconds=older_than_seconds)
         except errors.ChrekError as err:
             LOG.warning("not swept", namespace=self._namespace, error=str(err))
         return removed
@@ -324,23 +348,6 @@ class Store:
         for key in gone:
             self._cache.drop(key)
         return len(gone)
-
-    def _collect(self, writer_seconds: float) -> int:
-        done = self._server.run(
-            lambda one, sealer: prune.collect(
-                one, sealer, self._namespace, writer_seconds=writer_seconds, needs=self._needs
-            ),
-            timeout_seconds=prune.LONGEST_SECONDS,
-        )
-        if done.packs or done.why_not:
-            LOG.info(
-                "collected",
-                namespace=self._namespace,
-                packs=done.packs,
-                bytes=done.bytes,
-                why_not=done.why_not,
-            )
-        return done.packs
 
     def _key(self, identity_hash: str, variant: str, uuid: str) -> backend.Key:
         stores.check_path(identity_hash, variant, uuid)

@@ -18,10 +18,10 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from chrek import digest, errors, manifest
 from chrek import store as stores
 from chrek.remote import backend, chunking, index, pack, places, prune, seal, table
+from chrek.remote import packs as packs_module
 
 AHEAD = 8
 """Windows of 4 MiB that are read ahead."""
-PACKS_AT_ONCE = 3
 COLLECTOR_POLL_SECONDS = 1.0
 
 
@@ -43,64 +43,6 @@ class _Chunk:
     codec: pack.Codec
     stored: bytes | memoryview
     """Empty when the store has it."""
-
-
-class _Packs:
-    """Fills packs and has them sent."""
-
-    def __init__(self, server: backend.Backend, namespace: str, sealer: seal.Sealer) -> None:
-        self._server = server
-        self._namespace = namespace
-        self._sealer = sealer
-        self._slots = asyncio.Semaphore(PACKS_AT_ONCE)
-        self._sending: list[asyncio.Task[backend.Pack]] = []
-        self._begin()
-
-    def _begin(self) -> None:
-        self._pack = self._sealer.pack()
-        self._data = bytearray(self._pack.header)
-
-    @property
-    def number(self) -> int:
-        """Of the pack that is being filled."""
-        return len(self._sending)
-
-    async def add(self, chunk: _Chunk) -> places.Place:
-        """Put a chunk into the pack; `Place.pack` counts the packs of this upload alone."""
-        size = len(chunk.stored) + self._sealer.overhead_bytes
-        if len(self._data) + size > self._server.pack_bytes:
-            await self.send()
-        at = len(self._data)
-        self._data += self._pack.seal(
-            chunk.id, chunk.codec, chunk.stored, offset=at, size=chunk.span.size
-        )
-        return places.Place(self.number, at, len(self._data) - at, chunk.codec)
-
-    async def send(self) -> None:
-        """Send what there is, and begin the next pack."""
-        if len(self._data) == len(self._pack.header):
-            return
-        await self._slots.acquire()
-        for task in self._sending:
-            if task.done():
-                task.result()
-        self._sending.append(asyncio.create_task(self._put(bytes(self._data))))
-        self._begin()
-
-    async def _put(self, data: bytes) -> backend.Pack:
-        try:
-            return await self._server.put_pack(self._namespace, data)
-        finally:
-            self._slots.release()
-
-    async def all(self) -> list[backend.Pack]:
-        """All packs, in their order, once they are stored."""
-        await self.send()
-        return await asyncio.gather(*self._sending)
-
-    def cancel(self) -> None:
-        for task in self._sending:
-            task.cancel()
 
 
 async def upload(
@@ -125,7 +67,7 @@ async def upload(
     try:
         known = await index.known(server, sealer, key)
         with concurrent.futures.ThreadPoolExecutor(digest.THREADS) as pool:
-            packs = _Packs(server, key.namespace, sealer)
+            packs = packs_module.Packs(server, key.namespace, sealer)
             try:
                 rows, found = await _chunks(packs, directory, described, sealer, known, pool)
                 own = await packs.all()
@@ -134,7 +76,7 @@ async def upload(
                 raise
         tools = for_tools(described, told=not sealer.header_bytes)
         done = _described(key, text, rows, found, own, sealer, tools)
-        await _look_again(server, key.namespace, own)
+        await look_again(server, key.namespace, own)
         await server.commit(key, done)
     finally:
         with contextlib.suppress(errors.ChrekError):
@@ -143,7 +85,7 @@ async def upload(
     return Uploaded(sum(one.size for one in own), len(own), len(rows), reused)
 
 
-async def _look_again(server: backend.Backend, namespace: str, own: Sequence[backend.Pack]) -> None:
+async def look_again(server: backend.Backend, namespace: str, own: Sequence[backend.Pack]) -> None:
     """See that packs which the store had already have not gone meanwhile; see `prune`."""
     found = {one.name for one in own if one.modified}
     if not found or server.collects:
@@ -158,7 +100,7 @@ async def _look_again(server: backend.Backend, namespace: str, own: Sequence[bac
 
 
 async def _chunks(
-    packs: _Packs,
+    packs: packs_module.Packs,
     directory: pathlib.Path,
     described: manifest.Manifest,
     sealer: seal.Sealer,
@@ -172,7 +114,8 @@ async def _chunks(
         windows = chunking.plan(directory / stores.IMAGES, described.files)
         async for chunk in _read_ahead(pool, windows, descriptors, sealer, seen):
             if chunk.id not in seen:
-                seen[chunk.id] = await packs.add(chunk)
+                size = chunk.span.size
+                seen[chunk.id] = await packs.add(chunk.id, chunk.codec, chunk.stored, size=size)
             rows.append(table.Row(chunk.span.file, chunk.span.offset, chunk.span.size, chunk.id))
             found.append(seen[chunk.id])
     return rows, found
@@ -235,21 +178,16 @@ def _described(
     sealer: seal.Sealer,
     annotations: dict[str, str],
 ) -> backend.Described:
-    packs = {one.name: one for one in own}
-    packs |= {one.pack.name: one.pack for one in found if isinstance(one, index.Known)}
-    numbers = {name: number for number, name in enumerate(packs)}
-
-    def place(one: places.Place | index.Known) -> places.Place:
-        if isinstance(one, index.Known):
-            return one.place._replace(pack=numbers[one.pack.name])
-        return one._replace(pack=numbers[own[one.pack].name])
-
-    listed = list(packs.values())
+    known = [
+        one if isinstance(one, index.Known) else index.Known(own[one.pack], one) for one in found
+    ]
+    # All of those that were sent, also where it was in vain.
+    listed, where = index.table_of_places(own, known)
     label = index.label(key)
     texts = {
         backend.Part.MANIFEST: text,
         backend.Part.TABLE: table.encode(rows),
-        backend.Part.PLACES: places.encode(listed, [place(one) for one in found]),
+        backend.Part.PLACES: where,
     }
     sealed = {part: sealer.seal_part(part, label, one) for part, one in texts.items()}
     return backend.Described(
