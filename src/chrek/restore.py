@@ -64,6 +64,7 @@ def restore(
     pod: context.Pod | None = None,
     timeout_seconds: float,
     progress: Callable[[str], None] = lambda _: None,
+    pages_arrive: Callable[[], None] | None = None,
 ) -> Restored:
     """Restore a tree as children of a container's PID 1.
 
@@ -73,6 +74,8 @@ def restore(
         volumes: mount point -> whether the new container alone sees it.
         pod: whose container it is; told to the restored worker.
         progress: called with the name of each step as it begins.
+        pages_arrive: called once CRIU has read all else: page files (`verification.is_pages`) need
+            be there only when it returns. Its time does not count for `timeout_seconds`.
 
     Raises:
         ArtifactError, PrivilegeError, CriuError, UnsupportedError: nothing of the tree runs.
@@ -89,8 +92,20 @@ def restore(
         pidfd = os.pidfd_open(init_pid)
         stack.callback(os.close, pidfd)
         pool = stack.enter_context(digest.Pool(digest.BESIDE_CRIU))
+        pages: list[concurrent.futures.Future[None]] = []
+
+        def arrive() -> float:
+            """Seconds for which nobody could go on."""
+            if pages_arrive is None:
+                return 0.0
+            with step("pages"):
+                pages_arrive()
+            pages.extend(_verify_pages(artifact, pool, stack))
+            return seconds["pages"]
+
         with step("stage"):
-            pages = _verify_pages(artifact, pool, stack)
+            if pages_arrive is None:
+                pages.extend(_verify_pages(artifact, pool, stack))
             stack.callback(pool.cancel)
             stack.callback(shutil.rmtree, staging, ignore_errors=True)
             small = _stage(artifact, staging)
@@ -108,7 +123,7 @@ def restore(
             stack.enter_context(_page_files(artifact, staging))
             try:
                 _run_criu(
-                    *(described, init_pid, pidfd, staging, pages, shared),
+                    *(described, init_pid, pidfd, staging, pages, shared, arrive),
                     deadline=begin + timeout_seconds,
                     progress=progress,
                     seconds=seconds,
@@ -123,15 +138,11 @@ def restore(
     return Restored(seconds=seconds, total_seconds=round(time.monotonic() - begin, 6))
 
 
-def _is_pages(file: manifest.File) -> bool:
-    return file.name.startswith(f"{stores.IMAGES}/pages-")
-
-
 def _verify_pages(
     artifact: stores.Artifact, pool: digest.Pool, stack: contextlib.ExitStack
 ) -> list[concurrent.futures.Future[None]]:
     """Start reading and verifying the page files; CRIU finds them in the page cache."""
-    pages = filter(_is_pages, artifact.manifest.files)
+    pages = filter(verification.is_pages, artifact.manifest.files)
     return verification.begin(artifact, pages, pool, stack)
 
 
@@ -142,7 +153,7 @@ def _stage(artifact: stores.Artifact, staging: pathlib.Path) -> dict[str, bytes]
     rest = {}
     with digest.Pool() as pool:
         for file in artifact.manifest.files:
-            if _is_pages(file):
+            if verification.is_pages(file):
                 continue
             fd = stores.open_file(artifact, file.name)
             try:
@@ -222,7 +233,7 @@ def _page_files(artifact: stores.Artifact, staging: pathlib.Path) -> Iterator[No
     bound: list[pathlib.Path] = []
     try:
         for file in artifact.manifest.files:
-            if _is_pages(file):
+            if verification.is_pages(file):
                 target = staging / file.name.removeprefix(f"{stores.IMAGES}/")
                 target.touch()
                 _mount_bind(artifact.path / file.name, target)
@@ -249,6 +260,7 @@ def _run_criu(
     staging: pathlib.Path,
     pages: list[concurrent.futures.Future[None]],
     shared: ipcstate.Prepared,
+    arrive: Callable[[], float],
     *,
     deadline: float,
     progress: Callable[[str], None],
@@ -278,8 +290,14 @@ def _run_criu(
         )
 
         def notified(script: str, _pid: int) -> None:
+            nonlocal deadline
             progress(script)
-            if script == "post-restore":
+            if script == "pre-restore":
+                # It has started and read its images; the first thing it does next is to fork.
+                waited = arrive()
+                criu.extend(waited)
+                deadline += waited
+            elif script == "post-restore":
                 shared.mend()
                 begin = time.monotonic()
                 for future in pages:

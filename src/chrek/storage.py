@@ -64,6 +64,16 @@ class AnyStore(Protocol):
         """While inside, all files of the artifact are at its path."""
         ...
 
+    def arriving(
+        self, artifact: stores.Artifact
+    ) -> contextlib.AbstractContextManager[Callable[[], None] | None]:
+        """As `fetched`, but page files (`verification.is_pages`) are there only after a call.
+
+        Gives what is to be called, which waits for them and raises as `fetched` does; None when all
+        is there.
+        """
+        ...
+
     def discard(self, stage: stores.Stage) -> None:
         """Remove a stage that was not committed."""
         ...

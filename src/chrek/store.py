@@ -124,8 +124,8 @@ class Store:
         """
         return self.commit_text(stage, manifest.encode(described))
 
-    def commit_text(self, stage: Stage, data: bytes) -> str:
-        """As `commit`, of a manifest that is encoded already."""
+    def commit_text(self, stage: Stage, data: bytes, *, durable: bool = True) -> str:
+        """As `commit`, of a manifest that is encoded already; a copy need not outlive a crash."""
         self.check_new(stage)
         path = stage.path / manifest.NAME
         temporary = stage.path / _TEMPORARY
@@ -134,9 +134,10 @@ class Store:
             with os.fdopen(fd, "wb") as file:
                 file.write(data)
                 file.flush()
-                os.fsync(file.fileno())
+                if durable:
+                    os.fsync(file.fileno())
             temporary.rename(path)
-            for directory in (stage.path, *stage.path.parents[:3]):
+            for directory in (stage.path, *stage.path.parents[:3]) if durable else ():
                 sync(directory)
         except OSError as err:
             raise _unusable(path, err) from err
@@ -213,6 +214,11 @@ class Store:
     def fetched(self, artifact: Artifact) -> Iterator[Artifact]:
         """They are there already."""
         yield artifact
+
+    @contextlib.contextmanager
+    def arriving(self, artifact: Artifact) -> Iterator[None]:
+        """As `fetched`."""
+        yield
 
     def empty(self, identity_hash: str) -> bool:
         """Whether nothing of an identity is left."""

@@ -11,6 +11,11 @@ from chrek import digest, manifest
 from chrek import store as stores
 
 
+def is_pages(file: manifest.File) -> bool:
+    """Whether it is memory of the tree, which CRIU reads last."""
+    return file.name.startswith(f"{stores.IMAGES}/pages-")
+
+
 def begin(
     artifact: stores.Artifact,
     files: Iterable[manifest.File],

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pathlib
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import msgspec
 import pytest
@@ -73,8 +73,18 @@ def open_artifact(store: stores.Store, done: checkpoint.Captured) -> stores.Arti
 
 
 def restore_into(
-    target: sandbox.Container, artifact: stores.Artifact, staging: pathlib.Path
+    target: sandbox.Container,
+    artifact: stores.Artifact,
+    staging: pathlib.Path,
+    *,
+    pages_arrive: Callable[[], None] | None = None,
+    steps: list[str] | None = None,
 ) -> restore.Restored:
+    def progress(step: str) -> None:
+        if steps is not None:
+            steps.append(step)
+        target.send(f"progress {step}")
+
     assert target.receive() == "chrek 1 start"
     target.send(f"restoring 30 {artifact.manifest.rootPid} exit")
     result = restore.restore(
@@ -84,7 +94,8 @@ def restore_into(
         LOG,
         volumes={"/dev/shm": True},
         timeout_seconds=60,
-        progress=lambda step: target.send(f"progress {step}"),
+        progress=progress,
+        pages_arrive=pages_arrive,
     )
     target.send("restored")
     return result
@@ -209,6 +220,65 @@ def test_one_flipped_bit_is_found_before_anything_runs(
     ):
         restore_into(target, artifact, staging)
     assert caught.value.reason == names.Reason.ARTIFACT_CORRUPT
+    assert not list(staging.parent.iterdir())
+
+
+def take_pages(artifact: stores.Artifact) -> Callable[[], None]:
+    """Leave files of the same size with nothing in them; returns what puts the pages back."""
+    kept = {path: path.read_bytes() for path in (artifact.path / "criu").glob("pages-*")}
+    for path, data in kept.items():
+        path.write_bytes(bytes(len(data)))
+
+    def put() -> None:
+        for path, data in kept.items():
+            path.write_bytes(data)
+
+    assert kept
+    return put
+
+
+def test_criu_has_started_when_the_pages_arrive(
+    tmp_path: pathlib.Path,
+    store: stores.Store,
+    captured: checkpoint.Captured,
+    staging: pathlib.Path,
+) -> None:
+    artifact = open_artifact(store, captured)
+    put, steps, seen = take_pages(artifact), list[str](), list[str]()
+
+    def arrive() -> None:
+        seen.extend(steps)
+        put()
+
+    with sandbox.container(tmp_path, "target", "--wait", "20", "--", "false") as target:
+        result = restore_into(target, artifact, staging, pages_arrive=arrive, steps=steps)
+        assert target.request("count").split()[1] == "2"
+    assert seen == ["stage", "privilege", "sockets", "files", "criu", "pre-restore", "pages"]
+    assert result.seconds["pages"] < result.seconds["criu"]
+
+
+@pytest.mark.parametrize("how", ["the server is gone", "damaged"])
+def test_pages_that_do_not_arrive(
+    tmp_path: pathlib.Path,
+    store: stores.Store,
+    captured: checkpoint.Captured,
+    staging: pathlib.Path,
+    how: str,
+) -> None:
+    artifact = open_artifact(store, captured)
+    take_pages(artifact)
+
+    def arrive() -> None:
+        if how != "damaged":
+            raise errors.StoreError(how)
+
+    with sandbox.container(tmp_path, "target", "--wait", "20", "--", "false") as target:
+        with pytest.raises((errors.StoreError, errors.ArtifactError)) as caught:
+            restore_into(target, artifact, staging, pages_arrive=arrive)
+        assert procfs.children(target.pid) == []
+    damaged = how == "damaged"
+    assert (caught.value.reason == names.Reason.ARTIFACT_CORRUPT) == damaged
+    assert damaged or caught.value.message == how
     assert not list(staging.parent.iterdir())
 
 

@@ -128,8 +128,18 @@ def restoring(monkeypatch):
 
     def use(outcome=None):
         def restored(
-            artifact, init_pid, staging, logger, *, volumes, pod, timeout_seconds, progress
+            artifact,
+            init_pid,
+            staging,
+            logger,
+            *,
+            volumes,
+            pod,
+            timeout_seconds,
+            progress,
+            pages_arrive,
         ):
+            assert pages_arrive is None
             calls.append((artifact, init_pid, staging, volumes, timeout_seconds))
             progress("criu")
             if callable(outcome):

@@ -302,7 +302,8 @@ class Starts:
         def work() -> restore.Restored:
             progress("fetch")
             begin = time.monotonic()
-            with plan.store.fetched(plan.artifact) as artifact:
+            artifact = plan.artifact
+            with plan.store.arriving(artifact) as pages_arrive:
                 fetched = round(time.monotonic() - begin, 6)
                 done = restore.restore(
                     artifact,
@@ -313,6 +314,7 @@ class Starts:
                     pod=context.Pod(namespace=pod.namespace, name=pod.name, uid=pod.uid),
                     timeout_seconds=self._settings.restoreTimeoutSeconds,
                     progress=progress,
+                    pages_arrive=pages_arrive,
                 )
             return restore.Restored(
                 seconds={"fetch": fetched, **done.seconds},

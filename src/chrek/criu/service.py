@@ -202,6 +202,10 @@ class Service:
             if self._process.stderr:
                 self._process.stderr.close()
 
+    def extend(self, seconds: float) -> None:
+        """Give it so much longer."""
+        self._deadline += seconds
+
     def dump(
         self,
         pid: int,

@@ -15,11 +15,11 @@ import dataclasses
 import functools
 import os
 import pathlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import blake3
 
-from chrek import digest, errors, manifest
+from chrek import digest, errors, manifest, names, verification
 from chrek import store as stores
 from chrek.remote import backend, index, pack, places, seal, table
 
@@ -90,13 +90,25 @@ class _Download:
         self._headers: dict[int, asyncio.Task[bytes]] = {}
         self._read = 0
 
-    async def run(self) -> int:
+    async def run(self, on_first: Callable[[], None]) -> int:
         """Returns how many bytes it read of packs."""
-        waiting = iter(requests(self._contents.places.places))
+        files = [verification.is_pages(file) for file in self._contents.described.files]
+        parts: tuple[list[int], list[int]] = [], []
+        for number, row in enumerate(self._contents.rows):
+            parts[files[row.file]].append(number)
+        first, rest = (requests(self._contents.places.places, part) for part in parts)
+        waiting = iter([*first, *rest])
+        missing = set(map(id, first))
 
         async def work() -> None:
             for request in waiting:
                 await self._fetch(request)
+                missing.discard(id(request))
+                if not missing:
+                    on_first()
+
+        if not missing:
+            on_first()
 
         tasks = [asyncio.create_task(work()) for _ in range(REQUESTS_AT_ONCE)]
         try:
@@ -188,12 +200,15 @@ async def download(
     key: backend.Key,
     contents: index.Contents,
     directory: pathlib.Path,
+    *,
+    on_first: Callable[[], None] = lambda: None,
 ) -> int:
     """Fetch the files of an artifact into an empty stage.
 
     Args:
         contents: what `find` found.
         directory: of the stage.
+        on_first: called, maybe more than once, when all but the page files is there.
 
     Returns:
         How many bytes were read of packs.
@@ -205,7 +220,19 @@ async def download(
         _made(directory, contents.described.files) as descriptors,
         concurrent.futures.ThreadPoolExecutor(digest.THREADS) as pool,
     ):
-        return await _Download(server, key, contents, descriptors, sealer, pool).run()
+        for last in (False, True):
+            try:
+                one = _Download(server, key, contents, descriptors, sealer, pool)
+                return await one.run(on_first)
+            except errors.ArtifactError as err:
+                if last or err.reason != names.Reason.ARTIFACT_MISSING:
+                    raise
+                # Its chunks may have got into other packs meanwhile.
+                packs = contents.places.packs
+                contents = await find(server, sealer, key, contents.described)
+                if contents.places.packs == packs:
+                    raise
+        raise AssertionError  # It has returned, or raised.
 
 
 def _check_names(files: Sequence[manifest.File]) -> None:

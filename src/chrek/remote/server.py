@@ -56,15 +56,31 @@ class Server:
         Raises:
             StoreError: it took too long.
         """
+        future = self.start(work, timeout_seconds=timeout_seconds, fresh=fresh)
+        return self.wait(future, timeout_seconds)
+
+    def start(
+        self, work: Work[ResultT], *, timeout_seconds: float, fresh: bool = False
+    ) -> concurrent.futures.Future[ResultT]:
+        """As `run`, but go on meanwhile; for `wait`, or to be cancelled."""
         with self._lock:
             if self._thread is None:
                 self._thread = threading.Thread(
                     target=self._loop.run_forever, name="chrek-store", daemon=True
                 )
                 self._thread.start()
-        future = asyncio.run_coroutine_threadsafe(
-            self._call(work, timeout_seconds, fresh), self._loop
-        )
+        call = self._call(work, timeout_seconds, fresh)
+        return asyncio.run_coroutine_threadsafe(call, self._loop)
+
+    def wait(self, future: concurrent.futures.Future[ResultT], timeout_seconds: float) -> ResultT:
+        """What was started, once it has ended.
+
+        Args:
+            timeout_seconds: that it was started with.
+
+        Raises:
+            StoreError: it took too long.
+        """
         try:
             return future.result()
         except (KeyboardInterrupt, SystemExit):

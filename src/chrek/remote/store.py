@@ -13,9 +13,9 @@ import pathlib
 import time
 from collections.abc import Callable, Iterator
 
-from chrek import errors, log, manifest, names, removal, verification
+from chrek import errors, log, manifest, removal, verification
 from chrek import store as stores
-from chrek.remote import backend, download, index, upkeep, upload, usage
+from chrek.remote import backend, fetch, index, upkeep, upload, usage
 from chrek.remote import cache as caches
 from chrek.remote import server as servers
 
@@ -187,18 +187,51 @@ class Store:
         Raises:
             ArtifactError: missing or damaged on the server. StoreError: the server or the disk.
         """
+        with self.arriving(artifact) as rest:
+            if rest:
+                rest()
+            yield artifact
+
+    @contextlib.contextmanager
+    def arriving(self, artifact: stores.Artifact) -> Iterator[Callable[[], None] | None]:
+        """As `fetched`, but page files are there only after what it gives was called, if it does.
+
+        Whoever leaves without having called that gives up what has not arrived.
+        """
         described = artifact.manifest
         key = self._key(described.identityHash, described.variant, described.uuid)
-        with self._cache.using(key):
-            with self._cache.alone(key):
-                if not self._have(key, artifact):
-                    self._fetch(key, artifact)
-            self._cache.touch(key)
+        with self._cache.using(key), contextlib.ExitStack() as turn:
+            turn.enter_context(self._cache.alone(key))
+            if self._have(key, artifact):
+                turn.close()
+                self._cache.touch(key)
+                rest = None
+            else:
+                rest = self._fetch(key, artifact, turn)
             try:
-                yield artifact
+                yield rest
             except errors.ArtifactError:
                 self._intact.discard(key.uuid)
                 raise
+
+    def _fetch(
+        self, key: backend.Key, artifact: stores.Artifact, turn: contextlib.ExitStack
+    ) -> Callable[[], None]:
+        """Begin, and wait for all but the page files."""
+        one = fetch.Fetch(
+            *(self._server, self._cache, key, artifact),
+            timeout_seconds=self._seconds,
+            on_transfer=self._on_transfer,
+        )
+        turn.callback(one.close)
+        one.first()
+
+        def rest() -> None:
+            one.end()
+            self._intact.add(key.uuid)
+            turn.close()
+
+        return rest
 
     def _have(self, key: backend.Key, artifact: stores.Artifact) -> bool:
         """Whether the cache has it, undamaged."""
@@ -219,52 +252,6 @@ class Store:
             return False
         self._intact.add(key.uuid)
         return True
-
-    def _fetch(self, key: backend.Key, artifact: stores.Artifact) -> None:
-        begin = time.monotonic()
-        contents = self._find(key, artifact)
-        self._cache.make_room(sum(row.size for row in contents.rows))
-        try:
-            read = self._download(key, artifact, contents, begin)
-        except errors.ArtifactError as err:
-            if err.reason != names.Reason.ARTIFACT_MISSING:
-                raise
-            again = self._find(key, artifact)
-            if again.places.packs == contents.places.packs:
-                raise
-            # Its chunks have got into other packs meanwhile.
-            read = self._download(key, artifact, again, begin)
-        self._intact.add(key.uuid)
-        seconds, size = round(time.monotonic() - begin, 3), artifact.manifest.bytes
-        LOG.info("fetched", uuid=key.uuid, bytes=size, read_bytes=read, seconds=seconds)
-        self._on_transfer("down", read, seconds)
-
-    def _find(self, key: backend.Key, artifact: stores.Artifact) -> index.Contents:
-        return self._server.run(
-            lambda one, sealer: download.find(one, sealer, key, artifact.manifest),
-            timeout_seconds=self._seconds,
-        )
-
-    def _download(
-        self,
-        key: backend.Key,
-        artifact: stores.Artifact,
-        contents: index.Contents,
-        begin: float,
-    ) -> int:
-        """Fill a stage and commit it in the cache; returns bytes that were read."""
-        self._local.discard(stores.Stage(key.uuid, artifact.path))
-        stage = self._local.stage(key.identity_hash, key.variant, key.uuid)
-        try:
-            read = self._server.run(
-                lambda one, sealer: download.download(one, sealer, key, contents, stage.path),
-                timeout_seconds=max(1.0, begin + self._seconds - time.monotonic()),
-            )
-            self._local.commit_text(stage, _text(artifact))
-        except BaseException:
-            self._local.discard(stage)
-            raise
-        return read
 
     def discard(self, stage: stores.Stage) -> None:
         """Remove a stage that was not committed."""
