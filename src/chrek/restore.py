@@ -133,6 +133,8 @@ def restore(
                 for future in pages:
                     future.result()
                 raise
+        # Each step is told without those inside of it.
+        seconds["criu"] = round(seconds["criu"] - seconds.get("pages", 0.0), 6)
         with step("tell"):
             _tell(init_pid)
     return Restored(seconds=seconds, total_seconds=round(time.monotonic() - begin, 6))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pathlib
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 
 import msgspec
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.system
 LOG = log.get(__name__)
 WORKER = pathlib.Path(__file__).with_name("worker.py").read_text()
 HASH = "0123456789abcdef"
+HELD_SECONDS = 0.5
 
 
 @pytest.fixture
@@ -248,13 +250,15 @@ def test_criu_has_started_when_the_pages_arrive(
 
     def arrive() -> None:
         seen.extend(steps)
+        time.sleep(HELD_SECONDS)
         put()
 
     with sandbox.container(tmp_path, "target", "--wait", "20", "--", "false") as target:
         result = restore_into(target, artifact, staging, pages_arrive=arrive, steps=steps)
         assert target.request("count").split()[1] == "2"
     assert seen == ["stage", "privilege", "sockets", "files", "criu", "pre-restore", "pages"]
-    assert result.seconds["pages"] < result.seconds["criu"]
+    assert result.seconds["pages"] > HELD_SECONDS
+    assert 0 < result.seconds["criu"] < result.total_seconds - HELD_SECONDS
 
 
 @pytest.mark.parametrize("how", ["the server is gone", "damaged"])

@@ -8,6 +8,7 @@ is seen when the files are compared with the manifest, as those of every artifac
 
 from __future__ import annotations
 
+import array
 import asyncio
 import concurrent.futures
 import contextlib
@@ -27,6 +28,7 @@ REQUEST_BYTES = 8 << 20
 GAP_BYTES = 128 << 10
 """So much that nobody asked for is read rather than another request made."""
 REQUESTS_AT_ONCE = 8
+_OFFSET_BITS = 32
 NAME_BYTES = 255
 """No file system of a node takes longer names. Source: NAME_MAX of the kernel's limits.h."""
 
@@ -48,8 +50,7 @@ def requests(where: table.Rows[places.Place], wanted: Iterable[int] | None = Non
         where: the places of a table's rows.
         wanted: numbers of the rows that are asked for; all by default.
     """
-    numbers = range(len(where)) if wanted is None else wanted
-    order = sorted(numbers, key=lambda n: where[n][:2])
+    order = in_order(where, wanted)
     found: list[Request] = []
     rows: list[int] = []
     pack_number, begin, end = -1, 0, 0
@@ -67,6 +68,17 @@ def requests(where: table.Rows[places.Place], wanted: Iterable[int] | None = Non
     if rows:
         found.append(Request(pack_number, begin, end - begin, tuple(rows)))
     return found
+
+
+def in_order(where: table.Rows[places.Place], wanted: Iterable[int] | None = None) -> list[int]:
+    """Numbers of rows, in the order in which they lie in the packs.
+
+    Args:
+        wanted: as for `requests`.
+    """
+    # As numbers: of a million rows, tuples would take 0.2 GB.
+    keys = array.array("Q", (place.pack << _OFFSET_BITS | place.offset for place in where))
+    return sorted(range(len(where)) if wanted is None else wanted, key=keys.__getitem__)
 
 
 class _Download:

@@ -10,14 +10,18 @@ from __future__ import annotations
 import asyncio
 import collections
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable
 
 from chrek import errors, log, manifest
 from chrek.remote import backend, places, seal, table
 
 LOG = log.get(__name__)
 MOST_ARTIFACTS = 8
+MOST_CHUNKS = 500_000
+"""So many are known before no further artifact is read: 0.1 GB of memory."""
 WORTH_KEEPING = 0.5
+_ROW_BITS = 32
+_ROW_MASK = (1 << _ROW_BITS) - 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,54 +78,78 @@ async def part(
     return sealer.open_part(which, label(key), await server.read(key, which))
 
 
-def table_of_places(
-    first: Iterable[backend.Pack], found: Sequence[Known]
-) -> tuple[list[backend.Pack], bytes]:
-    """The packs that an artifact refers to, and its place table.
-
-    Args:
-        first: packs that come first among them.
-        found: where each chunk of its table is.
-    """
-    packs = {one.name: one for one in first}
-    for one in found:
-        packs.setdefault(one.pack.name, one.pack)
-    numbers = {name: number for number, name in enumerate(packs)}
-    listed = list(packs.values())
-    rows = (one.place._replace(pack=numbers[one.pack.name]) for one in found)
-    return listed, places.encode(listed, rows)
-
-
 def label(key: backend.Key) -> str:
     """What a sealed part says it belongs to."""
     return "/".join((key.namespace, key.identity_hash, key.variant, key.uuid))
 
 
-async def known(
-    server: backend.Backend, sealer: seal.Sealer, key: backend.Key
-) -> dict[bytes, Known]:
-    """Chunk id -> where it is, of artifacts that a new one may resemble."""
+class Catalogue:
+    """Where chunks are that a store has; a few bytes for each."""
+
+    def __init__(self) -> None:
+        self._artifacts: list[Contents] = []
+        self._found: dict[bytes, int] = {}
+        """Chunk id -> number of the artifact and of its row, side by side."""
+        self._left_out: frozenset[str] = frozenset()
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def add(self, there: Contents, usable: Callable[[backend.Pack], bool]) -> None:
+        """Take an artifact's chunks in.
+
+        Args:
+            usable: whether a pack may be referred to.
+        """
+        number = len(self._artifacts) << _ROW_BITS
+        self._artifacts.append(there)
+        listed = [usable(one) for one in there.places.packs]
+        for row, (chunk, place) in enumerate(zip(there.rows, there.places.places, strict=True)):
+            if listed[place.pack]:
+                self._found.setdefault(chunk.id, number | row)
+
+    def leave_out_sparse(self) -> None:
+        """Do not refer to packs of which these artifacts use less than half."""
+        used: collections.Counter[str] = collections.Counter()
+        sizes: dict[str, int] = {}
+        for reference in self._found.values():
+            one = self._known(reference)
+            used[one.pack.name] += one.place.size
+            sizes[one.pack.name] = one.pack.size
+        self._left_out = frozenset(
+            name for name, size in sizes.items() if used[name] < WORTH_KEEPING * size
+        )
+
+    def get(self, chunk_id: bytes) -> Known | None:
+        """Where a chunk is; None: it has to be sent."""
+        reference = self._found.get(chunk_id)
+        if reference is None:
+            return None
+        one = self._known(reference)
+        return None if one.pack.name in self._left_out else one
+
+    def _known(self, reference: int) -> Known:
+        there = self._artifacts[reference >> _ROW_BITS].places
+        place = there.places[reference & _ROW_MASK]
+        return Known(there.packs[place.pack], place)
+
+
+async def known(server: backend.Backend, sealer: seal.Sealer, key: backend.Key) -> Catalogue:
+    """The chunks of artifacts that a new one may resemble."""
     entries = await server.entries(key.namespace)
     entries.sort(key=lambda entry: entry.key.identity_hash != key.identity_hash)
     present = {pack.name for pack in await server.packs(key.namespace)}
-    found: dict[bytes, Known] = {}
-    used: collections.Counter[str] = collections.Counter()
+    found = Catalogue()
     for entry in entries[:MOST_ARTIFACTS]:
+        if len(found) >= MOST_CHUNKS:
+            break
         try:
             there = await read(server, sealer, entry.key)
         except errors.ChrekError as err:
             # It is of no use to a pod either; whoever is to be restored from it says so.
             LOG.warning("artifact cannot be read", uuid=entry.key.uuid, error=str(err))
             continue
-        if not there.current:
-            continue
-        for row, place in zip(there.rows, there.places.places, strict=True):
-            pack = there.places.packs[place.pack]
-            if row.id not in found and (server.collects or pack.name in present):
-                found[row.id] = Known(pack, place)
-                used[pack.name] += place.size
-    return {
-        chunk: one
-        for chunk, one in found.items()
-        if used[one.pack.name] >= WORTH_KEEPING * one.pack.size
-    }
+        if there.current:
+            found.add(there, lambda pack: server.collects or pack.name in present)
+    found.leave_out_sparse()
+    return found

@@ -50,10 +50,10 @@ class Packs:
         for task in self._sending:
             if task.done():
                 task.result()
-        self._sending.append(asyncio.create_task(self._put(bytes(self._data))))
+        self._sending.append(asyncio.create_task(self._put(memoryview(self._data))))
         self._begin()
 
-    async def _put(self, data: bytes) -> backend.Pack:
+    async def _put(self, data: memoryview) -> backend.Pack:
         try:
             return await self._server.put_pack(self._namespace, data)
         finally:

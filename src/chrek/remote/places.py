@@ -59,11 +59,52 @@ class Places:
 
 def encode(packs: Sequence[backend.Pack], rows: Iterable[Place]) -> bytes:
     """The bytes of a place table."""
-    parts = [_COUNT.pack(len(packs))]
-    parts += [_PACK.pack(one.name.encode("ascii"), one.size) for one in packs]
-    head = len(parts)
-    parts += [_ROW.pack(*row, _RESERVED) for row in rows]
-    return table.frame(MAGIC, len(parts) - head, b"".join(parts))
+    made = Builder(packs)
+    for row in rows:
+        made.add(packs[row.pack], row)
+    return made.encode()
+
+
+class Builder:
+    """A place table in the making: a few bytes for each row."""
+
+    def __init__(self, packs: Iterable[backend.Pack] = ()) -> None:
+        """Begin.
+
+        Args:
+            packs: those that come first, also when nothing lies in them.
+        """
+        self._packs = {one.name: one for one in packs}
+        self._numbers = {name: number for number, name in enumerate(self._packs)}
+        self._rows = bytearray()
+
+    @property
+    def packs(self) -> list[backend.Pack]:
+        """All that were named, in the order of the table."""
+        return list(self._packs.values())
+
+    def number(self, one: backend.Pack) -> int:
+        """Of a pack, which is named from now on."""
+        self._packs.setdefault(one.name, one)
+        return self._numbers.setdefault(one.name, len(self._numbers))
+
+    def add(self, one: backend.Pack, place: Place) -> None:
+        """The next row.
+
+        Args:
+            one: the pack that it lies in; `place.pack` does not count.
+        """
+        number = self.number(one)
+        self._rows += _ROW.pack(number, place.offset, place.size, place.codec, _RESERVED)
+
+    def encode(self) -> bytes:
+        """The bytes of the table."""
+        body = bytearray(_COUNT.pack(len(self._packs)))
+        for one in self._packs.values():
+            body += _PACK.pack(one.name.encode("ascii"), one.size)
+        count = len(self._rows) // _ROW.size
+        body += self._rows
+        return table.frame(MAGIC, count, body)
 
 
 def decode(data: bytes, rows: int) -> Places:

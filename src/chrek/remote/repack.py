@@ -139,15 +139,17 @@ class Mover:
             self._packs.cancel()
             raise
         await upload.look_again(self._server, self._namespace, self._sent)
-        found = []
+        made = places.Builder()
         for place in there.places.places:
             one = listed[place.pack]
-            moved = self._moved[one.name, place.offset] if place.pack in leave else None
-            found.append(index.Known(self._sent[moved.pack] if moved else one, moved or place))
-        named, text = index.table_of_places((), found)
+            if place.pack in leave:
+                moved = self._moved[one.name, place.offset]
+                made.add(self._sent[moved.pack], moved)
+            else:
+                made.add(one, place)
         part = backend.Part.PLACES
-        sealed = {part: self._sealer.seal_part(part, index.label(key), text)}
-        await self._server.replace(key, {**(parts or {}), **sealed}, named)
+        sealed = {part: self._sealer.seal_part(part, index.label(key), made.encode())}
+        await self._server.replace(key, {**(parts or {}), **sealed}, made.packs)
 
     async def _move(self, there: index.Contents, request: download.Request) -> None:
         name = there.places.packs[request.pack].name

@@ -25,6 +25,8 @@ from chrek import errors, manifest
 MAGIC = b"CHRKTBL1"
 _HEADER = struct.Struct("<8sQ")
 _ROW = struct.Struct("<IQI32s")
+ROW_BYTES = _ROW.size
+"""The id of the chunk is its end."""
 _DIGEST_BYTES = 32
 MAX_ROWS = (manifest.MAX_BYTES - _HEADER.size - _DIGEST_BYTES) // _ROW.size
 """So that a table is at most 64 MiB: 1.4 million chunks."""
@@ -73,7 +75,23 @@ def encode(rows: Iterable[Row]) -> bytes:
     Raises:
         UnsupportedError: more than `MAX_ROWS`.
     """
-    packed = bytearray().join(_ROW.pack(*row) for row in rows)
+    packed = bytearray()
+    for row in rows:
+        packed += _ROW.pack(*row)
+    return encode_packed(packed)
+
+
+def pack_row(row: Row) -> bytes:
+    """A row as it stands in the table."""
+    return _ROW.pack(*row)
+
+
+def encode_packed(packed: bytearray) -> bytes:
+    """As `encode`, of rows that were packed by `pack_row`.
+
+    Raises:
+        UnsupportedError: more than `MAX_ROWS`.
+    """
     count = len(packed) // _ROW.size
     if count > MAX_ROWS:
         raise errors.UnsupportedError(

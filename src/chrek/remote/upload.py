@@ -13,6 +13,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import struct
 from collections.abc import AsyncIterator, Iterator, Sequence
 
 from chrek import digest, errors, manifest
@@ -23,6 +24,7 @@ from chrek.remote import packs as packs_module
 AHEAD = 8
 """Windows of 4 MiB that are read ahead."""
 COLLECTOR_POLL_SECONDS = 1.0
+_PLACE = struct.Struct("<?IIIB")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,20 +71,23 @@ async def upload(
         with concurrent.futures.ThreadPoolExecutor(digest.THREADS) as pool:
             packs = packs_module.Packs(server, key.namespace, sealer)
             try:
-                rows, found = await _chunks(packs, directory, described, sealer, known, pool)
+                made = _Assembly(known)
+                with _opened(directory, described.files) as descriptors:
+                    windows = chunking.plan(directory / stores.IMAGES, described.files)
+                    async for chunk in _read_ahead(pool, windows, descriptors, sealer, made):
+                        await made.add(chunk, packs)
                 own = await packs.all()
             except BaseException:
                 packs.cancel()
                 raise
         tools = for_tools(described, told=not sealer.header_bytes)
-        done = _described(key, text, rows, found, own, sealer, tools)
+        done = _described(key, text, made, own, sealer, tools)
         await look_again(server, key.namespace, own)
         await server.commit(key, done)
     finally:
         with contextlib.suppress(errors.ChrekError):
             await server.end(key)
-    reused = sum(isinstance(one, index.Known) for one in found)
-    return Uploaded(sum(one.size for one in own), len(own), len(rows), reused)
+    return Uploaded(sum(one.size for one in own), len(own), made.chunks, made.known_chunks)
 
 
 async def look_again(server: backend.Backend, namespace: str, own: Sequence[backend.Pack]) -> None:
@@ -99,26 +104,65 @@ async def look_again(server: backend.Backend, namespace: str, own: Sequence[back
         )
 
 
-async def _chunks(
-    packs: packs_module.Packs,
-    directory: pathlib.Path,
-    described: manifest.Manifest,
-    sealer: seal.Sealer,
-    known: dict[bytes, index.Known],
-    pool: concurrent.futures.ThreadPoolExecutor,
-) -> tuple[list[table.Row], list[places.Place | index.Known]]:
-    rows: list[table.Row] = []
-    found: list[places.Place | index.Known] = []
-    seen: dict[bytes, places.Place | index.Known] = dict(known)
-    with _opened(directory, described.files) as descriptors:
-        windows = chunking.plan(directory / stores.IMAGES, described.files)
-        async for chunk in _read_ahead(pool, windows, descriptors, sealer, seen):
-            if chunk.id not in seen:
-                size = chunk.span.size
-                seen[chunk.id] = await packs.add(chunk.id, chunk.codec, chunk.stored, size=size)
-            rows.append(table.Row(chunk.span.file, chunk.span.offset, chunk.span.size, chunk.id))
-            found.append(seen[chunk.id])
-    return rows, found
+class _Assembly:
+    """The tables of an artifact in the making: a few bytes for each chunk."""
+
+    def __init__(self, known: index.Catalogue) -> None:
+        self._known = known
+        self._rows = bytearray()
+        self._places = bytearray()
+        """Of each row: which pack of which kind, and where in it."""
+        self._borrowed = places.Builder()
+        self._seen: dict[int, int] = {}
+        """Half a chunk id -> number of the first row that has it: the other half stands there."""
+        self.chunks = 0
+        self.known_chunks = 0
+
+    def __contains__(self, chunk_id: bytes) -> bool:
+        """Whether it need not be sent; safe in all threads."""
+        return self._first(chunk_id) is not None or self._known.get(chunk_id) is not None
+
+    def _first(self, chunk_id: bytes) -> int | None:
+        """Number of the first row that has a chunk."""
+        number = self._seen.get(_half(chunk_id))
+        if number is None:
+            return None
+        end = (number + 1) * table.ROW_BYTES
+        return number if self._rows[end - len(chunk_id) : end] == chunk_id else None
+
+    async def add(self, chunk: _Chunk, packs: packs_module.Packs) -> None:
+        """The next row; its chunk is sent unless it is stored already."""
+        first = self._first(chunk.id)
+        if first is not None:
+            at = first * _PLACE.size
+            place = bytes(self._places[at : at + _PLACE.size])
+        elif (known := self._known.get(chunk.id)) is not None:
+            number = self._borrowed.number(known.pack)
+            place = _PLACE.pack(True, number, *known.place[1:])
+        else:
+            size = chunk.span.size
+            sent = await packs.add(chunk.id, chunk.codec, chunk.stored, size=size)
+            place = _PLACE.pack(False, *sent)
+        self._seen.setdefault(_half(chunk.id), self.chunks)
+        self._places += place
+        self._rows += table.pack_row(table.Row(*chunk.span, chunk.id))
+        self.chunks += 1
+        self.known_chunks += place[0]
+
+    def tables(self, own: Sequence[backend.Pack]) -> tuple[list[backend.Pack], bytes, bytes]:
+        """Packs, chunk table and place table, once the packs that were sent have names."""
+        # They take as much memory as what is made now.
+        self._seen, self._known = {}, index.Catalogue()
+        # All of those that were sent, also where it was in vain.
+        made = places.Builder(own)
+        borrowed = self._borrowed.packs
+        for known, number, *place in _PLACE.iter_unpack(self._places):
+            made.add((borrowed if known else own)[number], places.Place(number, *place))
+        return made.packs, table.encode_packed(self._rows), made.encode()
+
+
+def _half(chunk_id: bytes) -> int:
+    return int.from_bytes(chunk_id[:8], "little")
 
 
 async def _read_ahead(
@@ -126,7 +170,7 @@ async def _read_ahead(
     windows: Sequence[chunking.Window],
     descriptors: Sequence[int],
     sealer: seal.Sealer,
-    seen: dict[bytes, places.Place | index.Known],
+    seen: _Assembly,
 ) -> AsyncIterator[_Chunk]:
     """Chunks in the order of the table, zeros left out."""
     waiting: collections.deque[asyncio.Future[list[_Chunk]]] = collections.deque()
@@ -172,21 +216,16 @@ def _opened(directory: pathlib.Path, files: Sequence[manifest.File]) -> Iterator
 def _described(
     key: backend.Key,
     text: bytes,
-    rows: Sequence[table.Row],
-    found: Sequence[places.Place | index.Known],
+    made: _Assembly,
     own: Sequence[backend.Pack],
     sealer: seal.Sealer,
     annotations: dict[str, str],
 ) -> backend.Described:
-    known = [
-        one if isinstance(one, index.Known) else index.Known(own[one.pack], one) for one in found
-    ]
-    # All of those that were sent, also where it was in vain.
-    listed, where = index.table_of_places(own, known)
+    listed, rows, where = made.tables(own)
     label = index.label(key)
     texts = {
         backend.Part.MANIFEST: text,
-        backend.Part.TABLE: table.encode(rows),
+        backend.Part.TABLE: rows,
         backend.Part.PLACES: where,
     }
     sealed = {part: sealer.seal_part(part, label, one) for part, one in texts.items()}

@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 
 from chrek import errors
-from chrek.remote import backend, index, places, seal
+from chrek.remote import backend, download, index, places, seal
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,12 +78,14 @@ def lonely(known: Known, share: float) -> set[str]:
 
 
 def _usage(version: str, where: places.Places) -> Usage:
-    found = used(where, range(len(where.packs)))
-    return Usage(
-        version,
-        {where.packs[number].name: sum(sizes.values()) for number, sizes in found.items()},
-        {one.name: one.size for one in where.packs},
-    )
+    found = dict.fromkeys((one.name for one in where.packs), 0)
+    last = (-1, -1)
+    for number in download.in_order(where.places):
+        place = where.places[number]
+        if place[:2] != last:
+            found[where.packs[place.pack].name] += place.size
+            last = place[:2]
+    return Usage(version, found, {one.name: one.size for one in where.packs})
 
 
 def used(where: places.Places, wanted: Iterable[int]) -> dict[int, dict[int, int]]:
