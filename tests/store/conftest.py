@@ -8,10 +8,12 @@ import itertools
 import pathlib
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+from chrek.remote import bucket
+from fakes import bad_s3
 from store import places, registry_server, remote_places, s3_server
 
 KINDS: dict[str, type[places.Place]] = {
@@ -32,7 +34,7 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     if "place" not in metafunc.fixturenames:
         return
-    needed = {name for mark in metafunc.definition.iter_markers("needs") for name in mark.args}
+    needed = _needed(metafunc.definition)
     kinds = [kind for kind, place in KINDS.items() if needed <= place.can]
     assert kinds, f"no kind of store can {needed}"
     metafunc.parametrize("place", kinds, indirect=True)
@@ -44,8 +46,9 @@ def place(request: pytest.FixtureRequest) -> places.Place:
 
     To add a kind: write a class of `places.Place`, whose docstrings say what the suite asks of it,
     give it a fixture `KIND_place` and a line in `KINDS`. A test that asks for something that not
-    every kind has is marked `needs("...")`. Its nodes `a`, `b` and `c` share nothing but the store
-    itself: a cache or a client is each node's own, also from test to test.
+    every kind has is marked `needs("...")`; a server is the test's own then. The nodes `a`, `b` and
+    `c` share nothing but the store itself: a cache or a client is each node's own, also from test
+    to test.
     """
     found = request.getfixturevalue(f"{request.param}_place")
     assert isinstance(found, places.Place)
@@ -64,6 +67,26 @@ def nfs_place(volume: places.Volume, clients: dict[str, places.Client]) -> Itera
         yield places.NfsLike(tree, volume, clients)
 
 
+@pytest.fixture
+def s3_place(request: pytest.FixtureRequest, tmp_path: pathlib.Path) -> Iterator[remote_places.S3]:
+    server = request.getfixturevalue("own_s3" if _needed(request.node) else "s3")
+    volume = request.getfixturevalue("servers") if _needed(request.node) else None
+    place = remote_places.S3(tmp_path, server, f"bucket-{next(_numbers)}", volume)
+    with contextlib.closing(place):
+        yield place
+
+
+@pytest.fixture
+def oci_place(
+    request: pytest.FixtureRequest, tmp_path: pathlib.Path
+) -> Iterator[remote_places.Oci]:
+    server = request.getfixturevalue("own_registry" if _needed(request.node) else "registry")
+    volume = request.getfixturevalue("servers") if _needed(request.node) else None
+    place = remote_places.Oci(tmp_path, server, f"store-{next(_numbers)}", volume)
+    with contextlib.closing(place):
+        yield place
+
+
 @pytest.fixture(scope="session")
 def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.Server]:
     with s3_server.running(tmp_path_factory.mktemp("s3")) as server:
@@ -71,9 +94,31 @@ def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[s3_server.Server]:
 
 
 @pytest.fixture
-def s3_place(s3: s3_server.Server, tmp_path: pathlib.Path) -> Iterator[remote_places.S3]:
-    with contextlib.closing(remote_places.S3(tmp_path, s3, f"bucket-{next(_numbers)}")) as made:
-        yield made
+def home(s3: s3_server.Server) -> str:
+    """The name of an empty bucket."""
+    name = f"bucket-{next(_numbers)}"
+    s3.make_bucket(name)
+    return name
+
+
+@pytest.fixture
+def one(s3: s3_server.Server, home: str) -> bucket.Bucket:
+    """What the product makes of it."""
+    return bucket.Bucket(s3.settings(f"{home}/pre/fix"), limits=s3_server.QUICK)
+
+
+@pytest.fixture
+async def bad(s3: s3_server.Server) -> AsyncIterator[bad_s3.Proxy]:
+    """A proxy in front of the server."""
+    async with bad_s3.Proxy(s3.host) as proxy:
+        yield proxy
+
+
+@pytest.fixture
+def behind(s3: s3_server.Server, home: str, bad: bad_s3.Proxy) -> bucket.Bucket:
+    """The bucket as it is seen through the proxy."""
+    settings = s3.settings(f"{home}/pre/fix", host=bad.host)
+    return bucket.Bucket(settings, limits=s3_server.QUICK)
 
 
 @pytest.fixture(scope="session")
@@ -83,13 +128,41 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[registry_serv
 
 
 @pytest.fixture
-def oci_place(
-    registry: registry_server.Server, tmp_path: pathlib.Path
-) -> Iterator[remote_places.Oci]:
-    with contextlib.closing(
-        remote_places.Oci(tmp_path, registry, f"store-{next(_numbers)}")
-    ) as made:
-        yield made
+def own_s3(
+    tmp_path: pathlib.Path, servers: places.Volume, hasty: None
+) -> Iterator[s3_server.Server]:
+    """One that may have troubles: no other test uses it."""
+    with (
+        _directory(servers.path, owner=0) as data,
+        s3_server.running(tmp_path / "server", data=data) as server,
+    ):
+        yield server
+
+
+@pytest.fixture
+def own_registry(
+    tmp_path: pathlib.Path, servers: places.Volume, hasty: None
+) -> Iterator[registry_server.Server]:
+    """As `own_s3`."""
+    with (
+        _directory(servers.path, owner=0) as data,
+        registry_server.running(tmp_path / "server", data=data) as server,
+    ):
+        yield server
+
+
+@pytest.fixture
+def hasty(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    remote_places.hasten(monkeypatch, silence="silent" in _needed(request.node))
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[places.Volume]:
+    """Where servers that may have troubles keep their data."""
+    if problem := places.missing():
+        pytest.skip(problem)
+    with places.Volume(tmp_path_factory.mktemp("servers")) as found:
+        yield found
 
 
 @pytest.fixture(scope="session")
@@ -122,6 +195,10 @@ def clients(volume: places.Volume, folder: pathlib.Path) -> Iterator[dict[str, p
             node: stack.enter_context(places.Client(volume.path / "nfs", folder / node))
             for node in ("a", "b", "c")
         }
+
+
+def _needed(test: pytest.Item) -> set[str]:
+    return {name for mark in test.iter_markers("needs") for name in mark.args}
 
 
 @contextlib.contextmanager

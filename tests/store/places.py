@@ -7,6 +7,7 @@ import contextlib
 import dataclasses
 import errno
 import fcntl
+import functools
 import os
 import pathlib
 import shutil
@@ -27,6 +28,7 @@ DELAY_SECONDS = 0.5
 NOBODY = 65534
 SHUTDOWN = 0x8004587D
 """Ends an ext4 with I/O errors. Source: EXT4_IOC_SHUTDOWN of the kernel's ext4.h."""
+LEFT_BYTES = 1 << 20
 WRITES = os.O_CREAT | os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 CHANGES = frozenset(
     {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.chmod", "os.truncate", "os.link"}
@@ -44,7 +46,9 @@ class Place(abc.ABC):
 
     kind: ClassVar[str]
     can: ClassVar[frozenset[str]]
-    """What tests may ask for with `pytest.mark.needs`: names of `trouble`, and `tree`."""
+    """What tests may ask for with `pytest.mark.needs`: names of `trouble`; `tree`; `cache`: what a
+    node has once made or read it keeps for itself; `frees`: what there was of a commit that failed
+    takes no room."""
     settle_seconds: ClassVar[float] = 0.0
     """After so long, everybody sees what somebody has done."""
     unseen: ClassVar[frozenset[str]] = frozenset()
@@ -54,6 +58,10 @@ class Place(abc.ABC):
     @abc.abstractmethod
     def store(self, node: str = "a", namespace: str = "") -> storage.AnyStore:
         """A store as the agent of node `a`, `b` or `c` makes it, with that node's caches."""
+
+    @abc.abstractmethod
+    def restart(self, node: str) -> None:
+        """Start a node's agent anew: it forgets what is not on its disk."""
 
     @abc.abstractmethod
     def recipe(self, node: str = "a") -> dict[str, Any]:
@@ -96,9 +104,10 @@ class Place(abc.ABC):
         """While inside, the store has a trouble, for all nodes.
 
         Args:
-            name: `full`: no byte more; `read-only`; `gone`: does not answer, or with errors only;
-                `slow`; `lag`: what a node makes others find after `settle_seconds`. Each kind knows
-                those that are in `can`.
+            name: `full`: no byte more; `filling`: `LEFT_BYTES` more; `read-only`; `gone`: does not
+                answer, or with errors only; `silent`: takes requests and answers none; `slow`;
+                `lag`: what a node makes others find after `settle_seconds`. Each kind knows those
+                that are in `can`.
         """
 
     def plant(self, sample: samples.Sample, text: bytes) -> samples.Sample:
@@ -129,6 +138,9 @@ class Files(Place):
 
     def store(self, node: str = "a", namespace: str = "") -> stores.Store:
         return stores.Store(self.base(node), namespace)
+
+    def restart(self, node: str) -> None:
+        """There is nothing that it remembers."""
 
     def recipe(self, node: str = "a") -> dict[str, Any]:
         return {"function": f"{__name__}:stepping", "arguments": {"base": str(self.base(node))}}
@@ -178,7 +190,7 @@ class Ext4(Files):
     """A volume of one machine, or of a network block device."""
 
     kind = "ext4"
-    can = frozenset({"tree", "full", "read-only", "gone", "slow"})
+    can = frozenset({"tree", "frees", "full", "filling", "read-only", "gone", "slow"})
 
     def base(self, node: str) -> pathlib.Path:
         return self.tree
@@ -186,6 +198,7 @@ class Ext4(Files):
     def trouble(self, name: str) -> contextlib.AbstractContextManager[None]:
         return {
             "full": self._volume.full,
+            "filling": functools.partial(self._volume.full, LEFT_BYTES),
             "read-only": self._volume.read_only,
             "gone": self._volume.gone,
             "slow": self._volume.frozen,
@@ -196,7 +209,7 @@ class NfsLike(Files):
     """The same directory through a client for each node."""
 
     kind = "nfs"
-    can = frozenset({"tree", "full", "read-only", "gone", "slow", "lag", "nfs"})
+    can = frozenset({"tree", "frees", "full", "filling", "read-only", "gone", "slow", "lag", "nfs"})
     # A listing or an absence that was seen at the last moment, and then the lag of the name.
     settle_seconds = 2 * DELAY_SECONDS + 0.1
 
@@ -208,7 +221,10 @@ class NfsLike(Files):
         return self._clients[node].path / self.tree.parent.name / self.tree.name
 
     def trouble(self, name: str) -> contextlib.AbstractContextManager[None]:
-        return self._volume.full() if name == "full" else self._told(name)
+        on_volume = {"full": 0, "filling": LEFT_BYTES}
+        if name in on_volume:
+            return self._volume.full(on_volume[name])
+        return self._told(name)
 
     @contextlib.contextmanager
     def _told(self, name: str) -> Iterator[None]:
@@ -248,7 +264,7 @@ class Volume:
         _run("mount", "-o", "loop", self._image, self.path)
 
     @contextlib.contextmanager
-    def full(self) -> Iterator[None]:
+    def full(self, left_bytes: int = 0) -> Iterator[None]:
         filler, size, at = self.path / "filler", 64 << 20, 0
         with filler.open("wb") as file:
             while size >= 512:
@@ -259,6 +275,7 @@ class Volume:
                     if err.errno != errno.ENOSPC:
                         raise
                     size //= 2
+            file.truncate(at - left_bytes)
         try:
             yield
         finally:

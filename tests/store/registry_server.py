@@ -12,18 +12,18 @@ import dataclasses
 import json
 import os
 import pathlib
-import socket
 import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
 from chrek import config
 from fakes import registry as fake
 from showcase import sandbox
+from store import daemon
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
 
@@ -31,18 +31,26 @@ from devcluster import cache, control_plane
 
 USERS = "me:$2b$04$sO1Yhh4UCguhYjGuikVL4OK.H.1f17xn44hC/hhYoFmwY0gkQwEqO\n"
 """Of htpasswd; the password is hunter2."""
+ENVIRONMENT = {"OTEL_TRACES_EXPORTER": "none"}
+"""Its own tracing would look for a collector."""
 PROOF = base64.b64encode(b"me:hunter2").decode()
-START_SECONDS = 20
 
 
 @dataclasses.dataclass(frozen=True)
 class Server:
     """A registry that runs."""
 
-    host: str
+    process: daemon.Daemon
     folder: pathlib.Path
+    root: pathlib.Path
     private: bool
+    deletes: bool
     tls: bool
+
+    @property
+    def host(self) -> str:
+        found = self.process.address
+        return found.replace("127.0.0.1", "localhost") if self.tls else found
 
     @property
     def url(self) -> str:
@@ -51,7 +59,37 @@ class Server:
     @property
     def data(self) -> pathlib.Path:
         """Where it keeps everything, as files."""
-        return self.folder / "data/docker/registry/v2"
+        return self.root / "docker/registry/v2"
+
+    def argv(self, configuration: str = "registry.json", **maintenance: Any) -> list[str]:
+        """Its command line, with a configuration that is written.
+
+        Args:
+            configuration: the name of its file.
+            maintenance: what `storage.maintenance` of that has.
+        """
+        settings: dict[str, Any] = {
+            "version": 0.1,
+            "log": {"level": "warn", "accesslog": {"disabled": True}},
+            "storage": {
+                "filesystem": {"rootdirectory": str(self.root)},
+                "delete": {"enabled": self.deletes},
+                "maintenance": maintenance,
+            },
+            "http": {"addr": self.process.address},
+        }
+        if self.private:
+            users = str(self.folder / "users")
+            settings["auth"] = {"htpasswd": {"realm": "r", "path": users}}
+        if self.tls:
+            both = str(self.folder / "tls.pem")
+            settings["http"]["tls"] = {"certificate": both, "key": both}
+        (self.folder / configuration).write_text(json.dumps(settings))
+        return [*_program(), "serve", str(self.folder / configuration)]
+
+    def read_only(self) -> contextlib.AbstractContextManager[None]:
+        """While inside, nobody may write."""
+        return self.process.replaced(self.argv("read-only.json", readonly={"enabled": True}))
 
     def settings(self, repository: str) -> config.Oci:
         """For a store in it, with credentials where they are wanted."""
@@ -69,52 +107,37 @@ class Server:
     def collect(self) -> None:
         """Have it remove what no manifest refers to; nobody may be writing."""
         command = [*_program(), "garbage-collect", str(self.folder / "registry.json")]
-        subprocess.run(command, check=True, capture_output=True, env=_environment())
+        subprocess.run(command, check=True, capture_output=True, env={**os.environ, **ENVIRONMENT})
 
 
 @contextlib.contextmanager
 def running(
-    folder: pathlib.Path, *, private: bool = False, deletes: bool = True, tls: bool = False
+    folder: pathlib.Path,
+    *,
+    data: pathlib.Path | None = None,
+    private: bool = False,
+    deletes: bool = True,
+    tls: bool = False,
 ) -> Iterator[Server]:
     """Run one.
 
     Args:
         folder: its own.
+        data: where it keeps everything; None: in `folder`.
         private: it wants a user.
         deletes: manifests may be deleted.
         tls: it is called localhost, and `ca.crt` in the folder vouches for it.
     """
     if not (sandbox.ROOT / "usr/bin/docker-registry").exists():
         pytest.skip(f"no registry in {sandbox.ROOT}: run scripts/cluster up once")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    folder.mkdir(exist_ok=True)
     (folder / "users").write_text(USERS)
-    settings = {
-        "version": 0.1,
-        "log": {"level": "warn", "accesslog": {"disabled": True}},
-        "storage": {
-            "filesystem": {"rootdirectory": str(folder / "data")},
-            "delete": {"enabled": deletes},
-        },
-        "http": {"addr": address},
-    }
-    if private:
-        settings["auth"] = {"htpasswd": {"realm": "r", "path": str(folder / "users")}}
     if tls:
         fake.tls(folder)
-        both = str(folder / "tls.pem")
-        settings["http"] = {"addr": address, "tls": {"certificate": both, "key": both}}
-    (folder / "registry.json").write_text(json.dumps(settings))
-    host = address.replace("127.0.0.1", "localhost") if tls else address
-    command = [*_program(), "serve", str(folder / "registry.json")]
-    process = subprocess.Popen(command, env=_environment())
-    try:
-        _wait(address)
-        yield Server(host, folder, private, tls)
-    finally:
-        process.terminate()
-        process.wait(10)
+    process = daemon.Daemon(folder / "log", ENVIRONMENT)
+    server = Server(process, folder, data or folder / "data", private, deletes, tls)
+    with process.running(server.argv()):
+        yield server
 
 
 def send(method: str, url: str, data: bytes = b"", kind: str = "application/octet-stream") -> str:
@@ -129,21 +152,3 @@ def send(method: str, url: str, data: bytes = b"", kind: str = "application/octe
 
 def _program() -> list[str]:
     return control_plane.from_node_root(cache.Cache.from_environment(), "docker-registry")
-
-
-def _environment() -> dict[str, str]:
-    # Its own tracing would look for a collector.
-    return {**os.environ, "OTEL_TRACES_EXPORTER": "none"}
-
-
-def _wait(address: str) -> None:
-    host, _, port = address.partition(":")
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            socket.create_connection((host, int(port)), timeout=1).close()
-        except OSError:
-            assert time.monotonic() < deadline, "the registry does not answer"
-            time.sleep(0.05)
-        else:
-            return

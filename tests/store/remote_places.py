@@ -6,35 +6,53 @@ import abc
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import inspect
 import json
 import pathlib
+import sys
 import threading
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import msgspec
+import pytest
 
 from chrek import config, manifest, storage
-from chrek.remote import backend, layout, ocimanifest, opening, places, repository
+from chrek.registry import client as registry
+from chrek.remote import backend, connection, layout, ocimanifest, opening, places, repository
+from chrek.remote import store as remote
 from store import places as kinds
 from store import registry_server, s3_server, samples
 
 OWN = "own"
 """The release's namespace."""
-TRANSFER_SECONDS = 60
+TRANSFER_SECONDS = 60.0
 TABLES = (backend.Part.TABLE, backend.Part.PLACES)
 
 
 class Remote(kinds.Place):
     """What both have in common: caches of nodes, and settings that name the server."""
 
-    can: ClassVar[frozenset[str]] = frozenset()
+    can = frozenset({"cache", "frees", "full", "filling", "read-only", "gone", "silent", "slow"})
     # What follows the chunks of a pack.
     unseen = frozenset({"a byte more", "twice"})
 
-    def __init__(self, folder: pathlib.Path) -> None:
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        server: s3_server.Server | registry_server.Server,
+        volume: kinds.Volume | None = None,
+    ) -> None:
+        """Take a place on a server.
+
+        Args:
+            folder: for caches of nodes.
+            volume: where the server has its data, when that and the server are the test's own.
+        """
         self._folder = folder
+        self._server = server
+        self._volume = volume
         self._nodes: dict[str, storage.Storage] = {}
         self._lock = threading.Lock()
 
@@ -48,12 +66,26 @@ class Remote(kinds.Place):
                 self._nodes[node] = _storage(self.settings(node))
             return self._nodes[node].of(namespace or OWN)
 
+    def restart(self, node: str) -> None:
+        self._nodes.pop(node).close()
+
     def recipe(self, node: str = "a") -> dict[str, Any]:
         settings = self.settings(node)
         # Else there is a step more, the first time.
         pathlib.Path(settings.cache.path).mkdir(mode=0o700, exist_ok=True)
         arguments = {"settings": msgspec.to_builtins(settings)}
         return {"function": f"{__name__}:stepping", "arguments": arguments}
+
+    def trouble(self, name: str) -> contextlib.AbstractContextManager[None]:
+        assert self._volume, "others use the server: mark the test as one that needs this"
+        return {
+            "full": self._volume.full,
+            "filling": functools.partial(self._volume.full, kinds.LEFT_BYTES),
+            "read-only": self._server.read_only,
+            "gone": self._server.process.away,
+            "silent": self._server.process.silent,
+            "slow": self._server.process.slow,
+        }[name]()
 
     def close(self) -> None:
         for one in self._nodes.values():
@@ -72,9 +104,10 @@ class S3(Remote):
 
     kind = "s3"
 
-    def __init__(self, folder: pathlib.Path, server: s3_server.Server, bucket: str) -> None:
-        super().__init__(folder)
-        self._server = server
+    _server: s3_server.Server
+
+    def __init__(self, folder, server, bucket: str, volume: kinds.Volume | None = None) -> None:
+        super().__init__(folder, server, volume)
         self._bucket = bucket
         server.make_bucket(bucket)
 
@@ -111,18 +144,18 @@ class S3(Remote):
         a, b = samples.HASH, samples.VARIANT
         return ["notes.txt", f"{a}/notes.txt", f"{a}/{b}/notes.txt", "packs/zz/notes.txt"]
 
-    def trouble(self, name: str) -> contextlib.AbstractContextManager[None]:
-        raise NotImplementedError(name)
-
 
 class Oci(Remote):
     """A repository: names are `tag/...` and `blob/...`, as the registry keeps them."""
 
     kind = "oci"
+    # A registry keeps what it has of an upload for some days, and cannot be told to forget it.
+    can = Remote.can - {"frees"}
 
-    def __init__(self, folder: pathlib.Path, server: registry_server.Server, name: str) -> None:
-        super().__init__(folder)
-        self._server = server
+    _server: registry_server.Server
+
+    def __init__(self, folder, server, name: str, volume: kinds.Volume | None = None) -> None:
+        super().__init__(folder, server, volume)
         self._name = name
         self._damaged: set[pathlib.Path] = set()
 
@@ -194,8 +227,24 @@ class Oci(Remote):
     def strangers(self) -> list[str]:
         return []
 
-    def trouble(self, name: str) -> contextlib.AbstractContextManager[None]:
-        raise NotImplementedError(name)
+
+def hasten(monkeypatch: pytest.MonkeyPatch, *, silence: bool) -> None:
+    """Have nodes give up sooner than usual, for tests in which they do.
+
+    Args:
+        silence: also on who does not answer; else only on who answers that it cannot.
+    """
+    limits = functools.partial(connection.Limits, deadline_seconds=1, pause_seconds=0.05)
+    monkeypatch.setattr(connection, "Limits", limits)
+    for name in ("PATIENCE", "CHECK_PATIENCE"):
+        monkeypatch.setattr(repository, name, registry.Patience(seconds=1))
+    if silence:
+        for module, name in (
+            (remote, "OPEN_SECONDS"),
+            (remote, "QUICK_SECONDS"),
+            (sys.modules[__name__], "TRANSFER_SECONDS"),
+        ):
+            monkeypatch.setattr(module, name, 1.0)
 
 
 def stepping(step: kinds.Step, *, settings: dict[str, Any]) -> storage.AnyStore:

@@ -13,12 +13,8 @@ import contextlib
 import dataclasses
 import datetime
 import ipaddress
-import os
 import pathlib
-import socket
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 from cryptography import x509
@@ -27,6 +23,8 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from chrek import config
+from chrek.remote import connection
+from store import daemon
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
 
@@ -34,7 +32,10 @@ from devcluster import cache, tools
 
 ACCESS_KEY_ID = "chrek-tests"
 SECRET_ACCESS_KEY = "not-known-to-anybody-else"
-START_SECONDS = 20
+QUICK = connection.Limits(
+    deadline_seconds=5, silence_seconds=2, connect_seconds=1, pause_seconds=0.02
+)
+"""For clients that meet failures."""
 DAY = datetime.timedelta(days=1)
 
 
@@ -42,20 +43,21 @@ DAY = datetime.timedelta(days=1)
 class Server:
     """A server that runs."""
 
-    host: str
-    """`127.0.0.1:port`."""
+    process: daemon.Daemon
     folder: pathlib.Path
+    data: pathlib.Path
     access_key_id: str
     secret_access_key: str
     tls: bool
 
     @property
-    def url(self) -> str:
-        return f"http{'s' if self.tls else ''}://{self.host}"
+    def host(self) -> str:
+        """`127.0.0.1:port`."""
+        return self.process.address
 
     @property
-    def data(self) -> pathlib.Path:
-        return self.folder / "data"
+    def url(self) -> str:
+        return f"http{'s' if self.tls else ''}://{self.host}"
 
     @property
     def authority(self) -> pathlib.Path:
@@ -63,8 +65,19 @@ class Server:
         return self.folder / "authority.pem"
 
     @property
-    def log(self) -> str:
-        return (self.folder / "log").read_text()
+    def argv(self) -> list[str]:
+        """Its command line."""
+        program = tools.s3_server(cache.Cache.from_environment())
+        found = [str(program), f"--port={self.host}", "--quiet"]
+        if self.tls:
+            pair = (self.folder / "server.pem", self.folder / "server.key")
+            found += [f"--cert={pair[0]}", f"--key={pair[1]}"]
+        return [*found, "posix", str(self.data)]
+
+    def read_only(self) -> contextlib.AbstractContextManager[None]:
+        """While inside, nobody may write."""
+        program, *rest = self.argv
+        return self.process.replaced([program, "--readonly", *rest])
 
     def make_bucket(self, name: str) -> None:
         (self.data / name).mkdir()
@@ -81,9 +94,12 @@ class Server:
         key = {"AWS_ACCESS_KEY_ID": self.access_key_id}
         key["AWS_SECRET_ACCESS_KEY"] = self.secret_access_key
         for file, text in {**key, **changes}.items():
-            (path / file).write_text(text)
+            one = path / file
             if not text:
-                (path / file).unlink()
+                one.unlink(missing_ok=True)
+            # Whoever reads it now must not find it empty.
+            elif not one.exists() or one.read_text() != text:
+                one.write_text(text)
         return str(path)
 
     def settings(self, place: str, *, host: str = "", credentials: str = "") -> config.S3:
@@ -106,6 +122,7 @@ class Server:
 def running(
     folder: pathlib.Path,
     *,
+    data: pathlib.Path | None = None,
     access_key_id: str = ACCESS_KEY_ID,
     secret_access_key: str = SECRET_ACCESS_KEY,
     tls: bool = False,
@@ -113,50 +130,22 @@ def running(
     """Start a server, and end it.
 
     Args:
-        folder: for its data, log and certificates; made if it is not there.
+        folder: for its log and certificates; made if it is not there.
+        data: where it keeps buckets; None: in `folder`.
         access_key_id: of its only user.
         secret_access_key: the same.
         tls: speak HTTPS, with a certificate for 127.0.0.1 and localhost of an authority of its own.
     """
-    program = tools.s3_server(cache.Cache.from_environment())
-    (folder / "data").mkdir(parents=True)
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        host = f"127.0.0.1:{free.getsockname()[1]}"
-    argv = [str(program), f"--port={host}", "--quiet"]
+    folder.mkdir(parents=True, exist_ok=True)
+    data = data or folder / "data"
+    data.mkdir(exist_ok=True)
     if tls:
         _make_certificates(folder)
-        argv += [f"--cert={folder / 'server.pem'}", f"--key={folder / 'server.key'}"]
     key = {"ROOT_ACCESS_KEY_ID": access_key_id, "ROOT_SECRET_ACCESS_KEY": secret_access_key}
-    with (folder / "log").open("wb") as log:
-        child = subprocess.Popen(
-            [*argv, "posix", str(folder / "data")],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, **key},
-        )
-    server = Server(host, folder, access_key_id, secret_access_key, tls)
-    try:
-        _await(server, child)
+    process = daemon.Daemon(folder / "log", key)
+    server = Server(process, folder, data, access_key_id, secret_access_key, tls)
+    with process.running(server.argv):
         yield server
-    finally:
-        child.terminate()
-        child.wait(10)
-
-
-def _await(server: Server, child: subprocess.Popen[bytes]) -> None:
-    name, _, port = server.host.partition(":")
-    deadline = time.monotonic() + START_SECONDS
-    while True:
-        try:
-            socket.create_connection((name, int(port)), 1).close()
-        except OSError:
-            assert child.poll() is None, f"the S3 server has ended:\n{server.log}"
-            assert time.monotonic() < deadline, f"the S3 server does not answer:\n{server.log}"
-            time.sleep(0.02)
-        else:
-            return
 
 
 def _make_certificates(folder: pathlib.Path) -> None:

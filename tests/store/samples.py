@@ -120,18 +120,22 @@ def commit(
     *,
     announce: Callable[[Sample], None] = lambda _: None,
 ) -> Sample:
-    """Make an artifact.
+    """Make an artifact, or clear up as a capture does.
 
     Args:
         announce: told of it before it exists.
     """
     stage = store.stage(identity_hash, variant)
-    fill(stage, files)
-    described = describe(stage, files, identity_hash, variant)
-    text = manifest.digest(manifest.encode(described))
-    sample = Sample(identity_hash, variant, stage.uuid, text, described, files)
-    announce(sample)
-    assert store.commit(stage, described) == text
+    try:
+        fill(stage, files)
+        described = describe(stage, files, identity_hash, variant)
+        text = manifest.digest(manifest.encode(described))
+        sample = Sample(identity_hash, variant, stage.uuid, text, described, files)
+        announce(sample)
+        assert store.commit(stage, described) == text
+    except BaseException:
+        store.discard(stage)
+        raise
     return sample
 
 

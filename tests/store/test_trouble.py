@@ -43,6 +43,21 @@ def test_a_full_store_can_be_emptied(place: places.Place) -> None:
     assert place.listing() == set()
 
 
+@pytest.mark.needs("filling")
+def test_a_store_that_fills_up(place: places.Place) -> None:
+    """It takes what fits, also after something that did not."""
+    store = place.store("a")
+    old = samples.commit(store, samples.few())
+    with place.trouble("filling"):
+        with pytest.raises((errors.StoreError, OSError)):
+            samples.commit(store, samples.few(1), OTHER)
+        samples.check(place.store("b"), old)
+        if "frees" in place.can:
+            samples.check(place.store("b"), samples.commit(store, samples.tiny()))
+    samples.check(place.store("c"), samples.commit(store, samples.few(1)))
+    assert_emptied(place, HASH, OTHER)
+
+
 @pytest.mark.needs("read-only")
 def test_a_store_that_is_read_only(place: places.Place) -> None:
     store = place.store("a")
@@ -52,7 +67,7 @@ def test_a_store_that_is_read_only(place: places.Place) -> None:
     with place.trouble("read-only"):
         samples.check(place.store("b"), old)
         for work in (
-            lambda: store.stage(HASH, VARIANT),
+            lambda: samples.commit(store, samples.tiny()),
             lambda: store.commit(stage, samples.describe(stage, samples.tiny(), OTHER)),
             lambda: delete(store, HASH),
         ):
@@ -71,7 +86,7 @@ def test_a_store_that_is_gone(place: places.Place) -> None:
     sample = samples.commit(store, samples.few())
     with place.trouble("gone"):
         for work in (
-            lambda: store.stage(HASH, VARIANT),
+            lambda: samples.commit(store, samples.tiny()),
             lambda: samples.read(place.store("b"), sample),
             lambda: delete(store),
         ):
@@ -98,6 +113,41 @@ def test_a_store_that_goes_before_the_commit(place: places.Place) -> None:
     with refused(MISSING):
         place.store("c").open(HASH, VARIANT, stage.uuid, text)
     samples.check(place.store("c"), old)
+    assert_emptied(place)
+
+
+@pytest.mark.needs("gone", "cache")
+def test_what_a_node_has_is_there_without_the_store(place: places.Place) -> None:
+    sample = samples.commit(place.store("a"), samples.few())
+    samples.check(place.store("b"), sample)
+    with place.trouble("gone"):
+        for node in ("a", "b"):
+            samples.check(place.store(node), sample)
+            place.restart(node)
+            samples.check(place.store(node), sample)
+        with pytest.raises(errors.StoreError):
+            samples.find(place.store("c"), sample)
+    samples.check(place.store("c"), sample)
+
+
+@pytest.mark.needs("silent")
+def test_a_store_that_says_nothing(place: places.Place) -> None:
+    """Nobody waits for ever; then it is as one that is gone."""
+    store = place.store("a")
+    old = samples.commit(store, samples.few())
+    with place.trouble("silent"):
+        for work in (
+            lambda: samples.commit(store, samples.tiny()),
+            lambda: samples.read(place.store("b"), old),
+            lambda: delete(store, OTHER),
+        ):
+            with pytest.raises(errors.StoreError) as caught:
+                work()
+            assert caught.value.retryable
+        assert store.sweep(older_than_seconds=0) == 0
+        samples.check(store, old)
+    samples.check(place.store("c"), old)
+    samples.check(place.store("c"), samples.commit(store, samples.tiny()))
     assert_emptied(place)
 
 

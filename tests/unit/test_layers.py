@@ -53,7 +53,7 @@ LAYERS = [
         "state",
     ],
     ["compatibility"],
-    ["errors", "log"],
+    ["errors", "log", "deadline"],
     ["names", "worker"],
 ]
 """Top first; a module may import from lower lines only, and not from its own line."""

@@ -1,7 +1,11 @@
 """Blobs that are pushed to a registry and read in part, over a real connection to a fake one."""
 
+import asyncio
+import gc
 import hashlib
 import logging
+import threading
+import warnings
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -259,6 +263,26 @@ async def test_a_connection_that_always_does(server):
     server.script[f"PUT {UPLOADS}"] = [fake.reset()] * 99
     err = await upload_refused(server)
     assert "acme/store/blobs/uploads: no answer: " in err.message
+
+
+def test_a_connection_on_which_the_rest_is_not_wanted_does_not_stay(server):
+    """A server that has refused need not read on; whoever waited for that would wait for long."""
+    ended = threading.Event()
+
+    def refuse(handler):
+        handler._answer(500)
+        ended.wait(10)
+        handler.close_connection = True
+
+    data = b"x" * (32 << 20)
+    server.before_reading[f"PUT {UPLOADS}"] = [refuse]
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        asyncio.run(upload(server, data))
+        gc.collect()
+    ended.set()
+    assert [str(one.message) for one in told] == []
+    assert server.blobs[fake.digest(data)] == data
 
 
 async def test_an_upload_whose_answer_is_lost_is_not_sent_again(server):

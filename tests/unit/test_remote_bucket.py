@@ -16,7 +16,7 @@ import traceback
 import blake3
 import pytest
 
-from chrek import config, errors, names
+from chrek import config, deadline, errors, names
 from chrek.remote import backend, bucket, connection, s3objects
 from fakes import bad_s3
 
@@ -588,6 +588,26 @@ async def test_certificates_that_are_none_are_refused(secret, tmp_path):
     path.write_text("-----BEGIN CERTIFICATE-----\nnothing\n-----END CERTIFICATE-----\n")
     with pytest.raises(errors.ConfigError, match=r"storage\.s3\.caBundle"):
         made("minio.example.com", secret, plainHttp=False, caBundlePath=str(path))
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason", "says"),
+    [
+        ({"status": 503, "code": "SlowDown"}, "StoreFailed", "503 SlowDown"),
+        ({"mute": True}, "StoreUnreachable", "it took too long"),
+    ],
+    ids=["busy", "silent"],
+)
+async def test_whoever_waits_less_long_is_told_why(bad, secret, answer, reason, says):
+    """And not only that it took too long."""
+    bad.fail(**answer)
+    one = made(bad.host, secret, limits=connection.Limits())
+    started = time.monotonic()
+    with deadline.within(4):
+        err = await failing(one.read(KEY, backend.Part.MANIFEST))
+    assert err.reason == reason
+    assert says in str(err)
+    assert time.monotonic() - started < connection.Limits().deadline_seconds / 10
 
 
 async def test_a_call_that_is_cancelled_ends_at_once(bad, one):

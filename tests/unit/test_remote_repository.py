@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from chrek import config, errors, names
+from chrek import config, deadline, errors, names
 from chrek.registry import client, session
 from chrek.remote import backend, ocikeys, ocimanifest, repository
 from fakes import registry as fake
@@ -605,6 +605,16 @@ async def test_a_registry_that_asks_for_more_time_than_there_is(store, server):
     assert "429 TOOMANYREQUESTS" in err.message
     assert err.retryable
     assert time.monotonic() - started < 2
+
+
+async def test_whoever_waits_less_long_is_told_why(store, server):
+    """And not only that it took too long."""
+    server.script[f"POST {UPLOADS}"] = [(503, {}, code("UNAVAILABLE"))] * 99
+    started = time.monotonic()
+    with deadline.within(1):
+        err = await refused(store.put_pack("", PACK))
+    assert "503 UNAVAILABLE" in err.message
+    assert time.monotonic() - started < repository.PATIENCE.seconds / 10
 
 
 async def test_a_body_that_does_not_come(store, server, monkeypatch):

@@ -1,5 +1,6 @@
 """An artifact on a server: whole or not at all, the same bytes on every node, stored once."""
 
+import asyncio
 import os
 import random
 import threading
@@ -11,7 +12,7 @@ import pytest
 from chrek import errors, manifest, names, verification
 from chrek import store as stores
 from chrek.remote import backend as backends
-from chrek.remote import keys, prune, seal, storekeys, upload
+from chrek.remote import keys, marks, prune, seal, storekeys, upload
 from fakes import backend as fake_backend
 from fakes import node as nodes
 
@@ -558,6 +559,22 @@ def test_what_is_not_on_the_server_has_no_digest(first, second):
         with pytest.raises(errors.ArtifactError) as failed:
             node.store().stored_digest(HASH, VARIANT, uuid)
         assert failed.value.reason == names.Reason.ARTIFACT_MISSING
+
+
+def test_a_mark_that_cannot_be_taken_back_holds_nobody_up(backend, first, second, monkeypatch):
+    """It is forgotten when it is old."""
+    monkeypatch.setattr(marks, "END_SECONDS", 0.05)
+
+    async def end(_):
+        await asyncio.sleep(3600)
+
+    monkeypatch.setattr(backend, "end", end)
+    made = nodes.make(first.store(), FILES)
+    assert fetch(second, *made) == FILES
+    assert len(backend.begun) == 1
+    monkeypatch.undo()
+    first.store().sweep(older_than_seconds=-1)
+    assert not backend.begun
 
 
 def test_an_upload_waits_for_a_collector_that_lives(backend, first, monkeypatch):

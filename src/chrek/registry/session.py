@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import email.utils
 import math
 import pathlib
@@ -14,6 +15,7 @@ import yarl
 from aiohttp import abc as aiohttp_abc
 
 import chrek
+from chrek import deadline as deadlines
 from chrek import errors
 from chrek.registry import words
 
@@ -39,8 +41,15 @@ class Body(aiohttp.Payload):
         # Else aiohttp would send it a second time by itself when a kept connection breaks, perhaps
         # into an upload session that is gone.
         self._consumed = True
-        for at in range(0, len(self._data), SLICE_BYTES):
-            await writer.write(self._data[at : at + SLICE_BYTES])
+        try:
+            for at in range(0, len(self._data), SLICE_BYTES):
+                await writer.write(self._data[at : at + SLICE_BYTES])
+        except asyncio.CancelledError:
+            # There is an answer already, or nobody waits for one. A connection that was closed
+            # would stay until the registry has read what it does not want.
+            if isinstance(writer, aiohttp.http.StreamWriter) and writer.transport:
+                writer.transport.abort()
+            raise
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
         return bytes(self._data).decode(encoding, errors)
@@ -60,12 +69,16 @@ class Session:
             ca_bundle: PEM file of authorities that are trusted as well as the system's.
         """
         self.words = spoken
-        self.ends = math.inf if deadline is None else time.monotonic() + deadline
-        """On the monotonic clock."""
+        self._ends = math.inf if deadline is None else time.monotonic() + deadline
         self.reads_ranges = True
         """Until the registry sends more of a blob than it was asked for."""
         self._ca_bundle = ca_bundle
         self._session: aiohttp.ClientSession | None = None
+
+    @property
+    def ends(self) -> float:
+        """On the monotonic clock: its own end, or that of the task that asks."""
+        return min(self._ends, deadlines.ends())
 
     def start(self) -> None:
         """Be ready to send, in the running event loop; no effect when it is.

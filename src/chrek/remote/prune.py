@@ -17,7 +17,7 @@ import time
 import uuid as uuids
 
 from chrek import log
-from chrek.remote import backend, seal, usage
+from chrek.remote import backend, marks, seal, usage
 
 LOG = log.get(__name__)
 COLLECTOR = "0" * 16
@@ -58,8 +58,7 @@ async def collect(
     if server.collects:
         return Collected(why_not="the server does it itself")
     own = backend.Key(namespace, COLLECTOR, "c", str(uuids.uuid4()))
-    await server.begin(own)
-    try:
+    async with marks.marked(server, own):
         packs = await server.packs(namespace)
         entries = await server.entries(namespace)
         less_used = await usage.complete(server, sealer, entries, known)
@@ -73,8 +72,6 @@ async def collect(
         for pack in gone:
             await server.delete_pack(namespace, pack.name)
         await _forget(server, namespace, writer_seconds)
-    finally:
-        await server.end(own)
     gone_bytes = sum(pack.size for pack in gone)
     return Collected(packs=len(gone), bytes=gone_bytes, less_used=less_used)
 

@@ -17,7 +17,7 @@ import uuid as uuids
 from collections.abc import Callable, Sequence
 
 from chrek import errors, manifest, names
-from chrek.remote import backend, index, keys, prune, repack, seal, storekeys
+from chrek.remote import backend, index, keys, marks, prune, repack, seal, storekeys
 
 SETTLE_SECONDS = 8.0
 """So long two who begin at the same time may need to see that."""
@@ -93,9 +93,8 @@ async def reseal(
         StoreError: the server failed.
     """
     own = backend.Key(namespace, repack.REPACKER, "c", str(uuids.uuid4()))
-    await server.begin(own)
     left: list[str] = []
-    try:
+    async with marks.marked(server, own):
         mover = repack.Mover(server, sealer, namespace)
         for entry in await server.entries(namespace):
             key = entry.key
@@ -105,8 +104,6 @@ async def reseal(
             except errors.ArtifactError as err:
                 if err.reason != names.Reason.ARTIFACT_MISSING or await _there(server, key):
                     left.append(f"{index.label(key).removeprefix('/')}: {err.message}")
-    finally:
-        await server.end(own)
     return left
 
 

@@ -17,7 +17,7 @@ import uuid as uuids
 from collections.abc import Callable, Mapping
 
 from chrek import errors, log
-from chrek.remote import backend, download, index, pack, packs, places, seal, upload, usage
+from chrek.remote import backend, download, index, marks, pack, packs, places, seal, upload, usage
 
 LOG = log.get(__name__)
 REPACKER = "0" * 15 + "1"
@@ -49,8 +49,7 @@ async def sparse(
         StoreError, ArtifactError: not all was done.
     """
     own = backend.Key(namespace, REPACKER, "c", str(uuids.uuid4()))
-    await server.begin(own)
-    try:
+    async with marks.marked(server, own):
         await usage.complete(server, sealer, await server.entries(namespace), known)
         leaving = await _sparse(server, sealer, known)
         if not leaving:
@@ -67,8 +66,6 @@ async def sparse(
                 # Deleted meanwhile, or damaged: then its packs stay as they are.
                 LOG.warning("not repacked", uuid=key.uuid, error=str(err))
         return Repacked(packs=len(leaving), artifacts=done, bytes=mover.sent_bytes)
-    finally:
-        await server.end(own)
 
 
 async def _sparse(

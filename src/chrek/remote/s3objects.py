@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import dataclasses
 import itertools
+import math
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, TypeVar
@@ -19,7 +20,7 @@ import obstore
 import obstore.exceptions
 import obstore.store
 
-from chrek import errors, log, names
+from chrek import deadline, errors, log, names
 from chrek.remote import accesskey, connection, failure, layout
 
 PAGE = 1000
@@ -229,14 +230,19 @@ class Objects:
         size: int | None = 0,
     ) -> ResultT:
         """Ask until there is an answer that asking again would not change, or time is up."""
-        ends = time.monotonic() + self.limits.deadline_seconds
+        ends = min(time.monotonic() + self.limits.deadline_seconds, deadline.ends())
+        failed = failure.Failure()
         for attempt in itertools.count():
             key = self._key()
             try:
-                async with asyncio.timeout(None if size is None else self.limits.seconds(size)):
+                limit = math.inf if size is None else self.limits.seconds(size)
+                limit = min(limit, deadline.left())
+                async with asyncio.timeout(None if math.isinf(limit) else limit):
                     return await once()
             except _FAILURES as err:
-                failed = failure.read(err)
+                # What cut the last try short says less than the one before.
+                if not attempt or deadline.left():
+                    failed = failure.read(err)
             wait = self.limits.pause(attempt)
             # The Secret may have been replaced while the request was under way.
             again = failed.passing or (failed.denied and self._key() != key)

@@ -11,9 +11,11 @@ import threading
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
-from chrek import errors, names
+from chrek import deadline, errors, names
 from chrek.remote import backend, seal
 
+TOLD_SECONDS = 0.5
+"""So much earlier those who ask the server give up, and say why."""
 ResultT = TypeVar("ResultT")
 Work = Callable[[backend.Backend, seal.Sealer], Coroutine[Any, Any, ResultT]]
 
@@ -101,16 +103,18 @@ class Server:
     ) -> ResultT:
         if self._backend is None:
             self._backend = self._make()
-        async with asyncio.timeout(timeout_seconds):
-            if self._sealer is None or fresh:
-                self._sealer = await self._unlock(self._backend)
-            try:
+        told = max(timeout_seconds - TOLD_SECONDS, timeout_seconds / 2)
+        with deadline.within(told):
+            async with asyncio.timeout(timeout_seconds):
+                if self._sealer is None or fresh:
+                    self._sealer = await self._unlock(self._backend)
+                try:
+                    return await work(self._backend, self._sealer)
+                except errors.ArtifactError as err:
+                    if err.reason != names.Reason.ARTIFACT_UNREADABLE:
+                        raise
+                    self._sealer = await self._unlock(self._backend)
                 return await work(self._backend, self._sealer)
-            except errors.ArtifactError as err:
-                if err.reason != names.Reason.ARTIFACT_UNREADABLE:
-                    raise
-                self._sealer = await self._unlock(self._backend)
-            return await work(self._backend, self._sealer)
 
     async def _end(self) -> None:
         """End what somebody who was interrupted has left, and connections."""

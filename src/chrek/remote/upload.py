@@ -18,7 +18,7 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 
 from chrek import digest, errors, manifest
 from chrek import store as stores
-from chrek.remote import backend, chunking, index, pack, places, prune, seal, table
+from chrek.remote import backend, chunking, index, marks, pack, places, prune, seal, table
 from chrek.remote import packs as packs_module
 
 AHEAD = 8
@@ -65,8 +65,7 @@ async def upload(
             the store is swept.
     """
     described = manifest.decode(text)
-    await server.begin(key)
-    try:
+    async with marks.marked(server, key):
         known = await index.known(server, sealer, key)
         with concurrent.futures.ThreadPoolExecutor(digest.THREADS) as pool:
             packs = packs_module.Packs(server, key.namespace, sealer)
@@ -84,9 +83,6 @@ async def upload(
         done = _described(key, text, made, own, sealer, tools)
         await look_again(server, key.namespace, own)
         await server.commit(key, done)
-    finally:
-        with contextlib.suppress(errors.ChrekError):
-            await server.end(key)
     return Uploaded(sum(one.size for one in own), len(own), made.chunks, made.known_chunks)
 
 
