@@ -12,6 +12,7 @@ from chrek.remote import (
     backend,
     bucket,
     cache,
+    heap,
     keys,
     rekey,
     repository,
@@ -49,6 +50,7 @@ class Remote:
             uri.bucket_place(settings.s3)
         else:
             uri.repository_place(settings.oci.uri)
+        heap.keep_small()
         self._settings = settings
         self._seconds = transfer_seconds
         self._on_transfer = on_transfer
