@@ -296,9 +296,8 @@ def _run_criu(
             progress(script)
             if script == "pre-restore":
                 # It has started and read its images; the first thing it does next is to fork.
-                waited = arrive()
-                criu.extend(waited)
-                deadline += waited
+                deadline += arrive()
+                criu.deadline = deadline
             elif script == "post-restore":
                 shared.mend()
                 begin = time.monotonic()

@@ -144,7 +144,7 @@ class Service:
         self._log_path = log_path
         self._images_fd = images_fd
         self._pidfd = pidfd
-        self._deadline = deadline
+        self.deadline = deadline
         bundle = process.LIBEXEC / "criu"
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._socket = ours
@@ -202,10 +202,6 @@ class Service:
             if self._process.stderr:
                 self._process.stderr.close()
 
-    def extend(self, seconds: float) -> None:
-        """Give it so much longer."""
-        self._deadline += seconds
-
     def dump(
         self,
         pid: int,
@@ -258,7 +254,7 @@ class Service:
             # leaves that one for PID 1's, before it makes the objects.
             opts.join_ns.add(ns="ipc", ns_file="1")
         self._request(pb.Request(type=pb.RESTORE, opts=opts), notified, "restore")
-        self._process.wait(timeout=max(1.0, self._deadline - time.monotonic()))
+        self._process.wait(timeout=max(1.0, self.deadline - time.monotonic()))
 
     def _options(self) -> pb.Opts:
         return pb.Opts(
@@ -275,7 +271,7 @@ class Service:
             manage_cgroups_mode=pb.IGNORE,
             # Both ends of what survives are frozen; the rest is closed. There is nothing to lock.
             network_lock=pb.SKIP,
-            timeout=max(1, int(self._deadline - time.monotonic())),
+            timeout=max(1, int(self.deadline - time.monotonic())),
         )
 
     def _request(self, request: pb.Request, notified: Notified, action: str) -> None:
@@ -340,7 +336,7 @@ class Service:
                 ended = os.pidfd_open(self._process.pid)
                 stack.callback(os.close, ended)
                 poller.register(ended, select.POLLIN)
-            left = self._deadline - time.monotonic()
+            left = self.deadline - time.monotonic()
             return bool(poller.poll(max(1, int(1000 * left))))
 
     def _end_stragglers(self) -> None:
