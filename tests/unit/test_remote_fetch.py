@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from chrek import errors
+from chrek import errors, names
 from chrek.remote import download, seal
 from fakes import backend as fake_backend
 from fakes import node as nodes
@@ -140,3 +140,26 @@ def test_another_waits_until_all_is_there(first, second, gate):
         rest()
         other.join(10)
         assert found == [FILES], "and not for the restore of the first"
+
+
+def test_what_is_begun_again_goes_into_the_same_files(first, second, gate, monkeypatch):
+    """As after the store got other keys: CRIU may have the files already."""
+    uuid, digest = nodes.make(first.store(), FILES)
+    artifact, coming = arriving(second, uuid, digest)
+    real, calls = download.download, []
+
+    async def twice(*arguments, **named):
+        calls.append(arguments)
+        done = await real(*arguments, **named)
+        if len(calls) == 1:
+            raise errors.ArtifactError("other keys", reason=names.Reason.ARTIFACT_UNREADABLE)
+        return done
+
+    monkeypatch.setattr(download, "download", twice)
+    with coming as rest:
+        pages = (artifact.path / "criu/pages-1.img").open("rb")
+        gate.open.set()
+        rest()
+        with pages:
+            assert pages.read() == FILES["criu/pages-1.img"]
+    assert len(calls) == 2

@@ -283,11 +283,14 @@ def _zeros(size: int) -> str:
 
 @contextlib.contextmanager
 def _made(directory: pathlib.Path, files: Sequence[manifest.File]) -> Iterator[list[int]]:
-    """New files of the right sizes, all of them holes."""
+    """Files of the right sizes; new ones are holes.
+
+    Where a download is begun again they stay the same files: CRIU may have them already.
+    """
     with contextlib.ExitStack() as stack:
         found = []
         for file in files:
-            flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            flags = os.O_CREAT | os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC
             try:
                 fd = os.open(directory / file.name, flags, 0o600)
                 stack.callback(os.close, fd)
