@@ -8,6 +8,8 @@ import jsonschema
 import pytest
 import yaml
 
+from chart import rendered
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "chrek"
 SCHEMA = yaml.safe_load((ROOT / "schemas" / "values.schema.yaml").read_text())
@@ -201,3 +203,17 @@ def test_the_schema_refuses(helm, flags, said):
 def test_the_schema_is_small_enough_for_a_release():
     """Helm stores the chart in each release's Secret."""
     assert len(json.dumps(SCHEMA)) < 40_000
+
+
+def test_what_the_readme_says_of_metrics_renders(helm, tmp_path):
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    (text,) = [block for block in blocks if "podMonitor" in block]
+    file = tmp_path / "values.yaml"
+    file.write_text(text)
+    documents = helm.template(f"--values={file}")
+    (monitor,) = rendered.of_kind(documents, "PodMonitor")
+    assert monitor["metadata"]["labels"]["release"] == "prometheus"
+    policies = rendered.of_kind(documents, "NetworkPolicy")
+    peers = [policy["spec"].get("ingress", [{}])[0].get("from") for policy in policies]
+    wanted = yaml.safe_load(text)["networkPolicy"]["metricsFrom"]
+    assert peers == [wanted, wanted, None]
