@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from e2e import node, place, servers, tiny
-from showcase import cluster, pods, setup
+from showcase import cluster, errors, pods, setup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,4 +156,26 @@ def test_what_is_marked_is_fetched_ahead(site: Site) -> None:
         lambda: f"{uuid} is in the cache of n2: {cached(site, 'n2')}",
         timeout=30,
     )
+    here.forget(worker)
+
+
+def test_the_store_gets_another_key(site: Site) -> None:
+    """While agents go on that had the old one in memory."""
+    here = site.at
+    worker = tiny.Worker("tiny/remote-rekey")
+    made = here.capture(worker, node="n1")["status"]["variants"][0]
+    rekey = (
+        "exec", f"--namespace={here.namespace}", "ds/chrek-agent", "--container=agent", "--",
+        "chrek", "prune", "--rekey", "--config", "/etc/chrek/agent.yaml",
+    )  # fmt: skip
+    if "encryption" in site.kind.settings:
+        path = f"{worker.hash}/{made['name']}/{made['uuid']}"
+        lines = here.live.kubectl(*rekey).splitlines()
+        assert f"{path} is sealed with the new key" in lines
+        assert "the older key is gone" in lines
+    else:
+        with pytest.raises(errors.ShowError, match="the store is not encrypted"):
+            here.live.kubectl(*rekey)
+    with here.pod(worker.pod("rekeyed", node="n2")) as pod:
+        place.assert_warm(here.live, pod)
     here.forget(worker)
