@@ -10,9 +10,9 @@ import pytest
 from chrek import dynamo, procfs
 
 CATCHES = """
-import signal, sys
+import os, signal, sys
 for name in sys.argv[1:]:
-    signal.signal(getattr(signal, name), lambda number, _: print(number, flush=True))
+    signal.signal(getattr(signal, name), lambda number, _: os.write(1, b"%d\\n" % number))
 print("up", flush=True)
 while True:
     signal.pause()
