@@ -1,7 +1,8 @@
 """A store gets another data key while it is in use; nothing is lost, and nothing stays behind."""
 
+import asyncio
+import dataclasses
 import functools
-import random
 import time
 
 import pytest
@@ -13,10 +14,7 @@ from fakes import backend as fake_backend
 from fakes import node as nodes
 
 HASH, VARIANT, OTHER = nodes.HASH, nodes.VARIANT, "fedcba9876543210"
-
-
-def noise(size, seed=0):
-    return random.Random(seed).randbytes(size)
+fetch, noise = nodes.fetch, nodes.noise
 
 
 SECRET = noise(32, 7)
@@ -51,12 +49,6 @@ def node(secret, tmp_path):
     yield make
     for one in made:
         one.server.close()
-
-
-def fetch(one, uuid, digest, identity_hash=HASH, namespace=""):
-    store = one.store(namespace)
-    with store.fetched(store.open(identity_hash, VARIANT, uuid, digest)) as found:
-        return nodes.contents(found.path)
 
 
 def run(one, namespaces=("",), writer_seconds=60.0):
@@ -178,6 +170,30 @@ def test_an_artifact_that_cannot_be_read_keeps_the_older_key(node):
     first.store().delete(HASH, stage_seconds=0)
     run(node(backend))
     assert not store_keys(backend).older
+    assert fetch(node(backend), other, digest, OTHER) == FILES[0]
+
+
+def test_one_that_is_damaged_does_not_end_what_is_sent_for_others(node, monkeypatch):
+    backend = fake_backend.Memory()
+    first = node(backend)
+    other, digest = nodes.make(first.store(), FILES[0], identity_hash=OTHER)
+    before = set(backend.stored)
+    uuid, _ = nodes.make(first.store(), {"criu/a.img": noise(900_000, 8)})
+    for name in list(set(backend.stored) - before)[-1:]:
+        backend.stored[name].data = bytes(len(backend.stored[name].data))
+    real = backend.put_pack
+
+    async def put_pack(*arguments):
+        await asyncio.sleep(0.2)
+        return await real(*arguments)
+
+    monkeypatch.setattr(backend, "put_pack", put_pack)
+    with pytest.raises(errors.ArtifactError, match="1 artifacts cannot be read") as caught:
+        run(node(backend))
+    assert uuid in caught.value.message
+    sealer = seal.Sealed(dataclasses.replace(store_keys(backend), older=()))
+    key = backends.Key("", OTHER, VARIANT, other)
+    assert all(sealer.current(backend.parts[key, part].data) for part in backends.Part)
     assert fetch(node(backend), other, digest, OTHER) == FILES[0]
 
 

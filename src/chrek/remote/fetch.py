@@ -14,6 +14,11 @@ from chrek.remote import server as servers
 LOG = log.get(__name__)
 
 
+def text(artifact: stores.Artifact) -> bytes:
+    """Its manifest, byte for byte as it is stored where that is known."""
+    return artifact.text or manifest.encode(artifact.manifest)
+
+
 class Fetch:
     """It has begun: the artifact is known to fit, and its stage is there."""
 
@@ -81,8 +86,7 @@ class Fetch:
             return
         read = self._server.wait(self._future, self._seconds)
         # A crash of the node may leave it damaged: an agent compares before it restores from it.
-        text = self._artifact.text or manifest.encode(self._artifact.manifest)
-        self._local.commit_text(self._stage, text, durable=False)
+        self._local.commit_text(self._stage, text(self._artifact), durable=False)
         self._ended = True
         seconds, size = round(time.monotonic() - self._begin, 3), self._artifact.manifest.bytes
         LOG.info("fetched", uuid=self._key.uuid, bytes=size, read_bytes=read, seconds=seconds)

@@ -12,6 +12,7 @@ nobody says that he makes an artifact: what is captured while this begins may be
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 import uuid as uuids
 from collections.abc import Callable, Sequence
@@ -95,15 +96,16 @@ async def reseal(
     own = backend.Key(namespace, repack.REPACKER, "c", str(uuids.uuid4()))
     left: list[str] = []
     async with marks.marked(server, own):
-        mover = repack.Mover(server, sealer, namespace)
-        for entry in await server.entries(namespace):
-            key = entry.key
-            try:
-                if await _reseal(server, sealer, key, mover):
-                    report(f"{index.label(key).removeprefix('/')} is sealed with the new key")
-            except errors.ArtifactError as err:
-                if err.reason != names.Reason.ARTIFACT_MISSING or await _there(server, key):
-                    left.append(f"{index.label(key).removeprefix('/')}: {err.message}")
+        entries = await server.entries(namespace)
+        with contextlib.closing(repack.Mover(server, sealer, namespace)) as mover:
+            for key in (entry.key for entry in entries):
+                label = index.label(key).removeprefix("/")
+                try:
+                    if await _reseal(server, sealer, key, mover):
+                        report(f"{label} is sealed with the new key")
+                except errors.ArtifactError as err:
+                    if err.reason != names.Reason.ARTIFACT_MISSING or await _there(server, key):
+                        left.append(f"{label}: {err.message}")
     return left
 
 

@@ -12,6 +12,7 @@ artifacts refer to the new packs, others to the old ones, and the next time does
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import uuid as uuids
 from collections.abc import Callable, Mapping
@@ -54,17 +55,17 @@ async def sparse(
         leaving = await _sparse(server, sealer, known)
         if not leaving:
             return Repacked()
-        mover = Mover(server, sealer, namespace)
         keys = [key for key, one in known.items() if leaving & one.bytes.keys()]
         done = 0
-        for key in keys:
-            try:
-                there = await index.read(server, sealer, key)
-                await mover.rewrite(key, there, lambda name: name in leaving)
-                done += 1
-            except errors.ArtifactError as err:
-                # Deleted meanwhile, or damaged: then its packs stay as they are.
-                LOG.warning("not repacked", uuid=key.uuid, error=str(err))
+        with contextlib.closing(Mover(server, sealer, namespace)) as mover:
+            for key in keys:
+                try:
+                    there = await index.read(server, sealer, key)
+                    await mover.rewrite(key, there, lambda name: name in leaving)
+                    done += 1
+                except errors.ArtifactError as err:
+                    # Deleted meanwhile, or damaged: then its packs stay as they are.
+                    LOG.warning("not repacked", uuid=key.uuid, error=str(err))
         return Repacked(packs=len(leaving), artifacts=done, bytes=mover.sent_bytes)
 
 
@@ -99,6 +100,11 @@ class Mover:
         self._moved: dict[tuple[str, int], places.Place] = {}
         """Name of a pack and offset there -> where it is among the new ones."""
         self._sent: list[backend.Pack] = []
+        self._headers: dict[str, bytes] = {}
+
+    def close(self) -> None:
+        """End what is still being sent: an artifact that failed has left it for the next one."""
+        self._packs.cancel()
 
     @property
     def sent_bytes(self) -> int:
@@ -128,13 +134,9 @@ class Mover:
         for number, place in enumerate(there.places.places):
             if place.pack in leave and (listed[place.pack].name, place.offset) not in self._moved:
                 wanted.setdefault((place.pack, place.offset), number)
-        try:
-            for request in download.requests(there.places.places, wanted.values()):
-                await self._move(there, request)
-            self._sent = await self._packs.all()
-        except BaseException:
-            self._packs.cancel()
-            raise
+        for request in download.requests(there.places.places, wanted.values()):
+            await self._move(there, request)
+        self._sent = await self._packs.all()
         await upload.look_again(self._server, self._namespace, self._sent)
         made = places.Builder()
         for place in there.places.places:
@@ -151,7 +153,10 @@ class Mover:
     async def _move(self, there: index.Contents, request: download.Request) -> None:
         name = there.places.packs[request.pack].name
         size = self._sealer.header_bytes
-        header = await self._server.read_pack(self._namespace, name, 0, size) if size else b""
+        if name not in self._headers:
+            read = self._server.read_pack
+            self._headers[name] = await read(self._namespace, name, 0, size) if size else b""
+        header = self._headers[name]
         data = await self._server.read_pack(self._namespace, name, request.offset, request.size)
         for number, stored in await asyncio.to_thread(self._opened, there, request, header, data):
             row, place = there.rows[number], there.places.places[number]

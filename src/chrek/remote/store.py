@@ -241,7 +241,7 @@ class Store:
             self._intact.discard(key.uuid)
             return False
         try:
-            if there != manifest.digest(_text(artifact)):
+            if there != manifest.digest(fetch.text(artifact)):
                 raise errors.ArtifactError("another manifest is there")
             if key.uuid not in self._intact:
                 verification.whole(artifact)
@@ -339,7 +339,3 @@ class Store:
     def _key(self, identity_hash: str, variant: str, uuid: str) -> backend.Key:
         stores.check_path(identity_hash, variant, uuid)
         return backend.Key(self._namespace, identity_hash, variant, uuid)
-
-
-def _text(artifact: stores.Artifact) -> bytes:
-    return artifact.text or manifest.encode(artifact.manifest)

@@ -77,7 +77,7 @@ def encode(rows: Iterable[Row]) -> bytes:
     """
     packed = bytearray()
     for row in rows:
-        packed += _ROW.pack(*row)
+        packed += pack_row(row)
     return encode_packed(packed)
 
 
