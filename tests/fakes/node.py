@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import random
 
 import msgspec
 
@@ -14,6 +15,19 @@ from chrek.remote import store as remote
 HASH = "0123456789abcdef"
 VARIANT = "aaaa"
 SOURCE = {"architecture": "x", "kernel": "6", "hostname": "h", "addresses": []}
+
+
+def noise(size: int, seed: int = 0) -> bytes:
+    return random.Random(seed).randbytes(size)
+
+
+FILES = {
+    "criu/pages-1.img": noise(900_000) + bytes(600_000) + noise(300_000, 1),
+    "criu/inventory.img": b"inventory" * 100,
+    "criu/empty.img": b"",
+    "criu/zeros.img": bytes(5 << 20),
+    "files.data": b"text that can be compressed " * 40_000,
+}
 
 
 class Node:
@@ -90,6 +104,15 @@ def make(store, files: dict[str, bytes], **names: str) -> tuple[str, str]:
     stage = store.stage(names.get("identity_hash", HASH), names.get("variant", VARIANT))
     fill(stage, files)
     return stage.uuid, store.commit(stage, described(stage, **names))
+
+
+def fetch(
+    node: Node, uuid: str, digest: str, identity_hash: str = HASH, namespace: str = ""
+) -> dict[str, bytes]:
+    """All files of an artifact that a node has fetched."""
+    store = node.store(namespace)
+    with store.fetched(store.open(identity_hash, VARIANT, uuid, digest)) as found:
+        return contents(found.path)
 
 
 def contents(path: pathlib.Path) -> dict[str, bytes]:

@@ -1,7 +1,6 @@
 """An artifact on its way to a node: small files first, then memory, or nothing at all."""
 
 import asyncio
-import random
 import threading
 
 import pytest
@@ -12,19 +11,7 @@ from fakes import backend as fake_backend
 from fakes import node as nodes
 
 HASH, VARIANT = nodes.HASH, nodes.VARIANT
-
-
-def noise(size, seed=0):
-    return random.Random(seed).randbytes(size)
-
-
-FILES = {
-    "criu/pages-1.img": noise(900_000) + bytes(600_000) + noise(300_000, 1),
-    "criu/inventory.img": b"inventory" * 100,
-    "criu/empty.img": b"",
-    "criu/zeros.img": bytes(5 << 20),
-    "files.data": b"text that can be compressed " * 40_000,
-}
+FILES, fetch = nodes.FILES, nodes.fetch
 
 
 @pytest.fixture
@@ -42,13 +29,6 @@ def first(backend, tmp_path):
 def second(backend, tmp_path):
     with nodes.Node(backend, tmp_path / "n2") as made:
         yield made
-
-
-def fetch(node, uuid, digest, **where):
-    store = node.store(where.get("namespace", ""))
-    artifact = store.open(where.get("identity_hash", HASH), VARIANT, uuid, digest)
-    with store.fetched(artifact) as found:
-        return nodes.contents(found.path)
 
 
 class Gate:

@@ -1,7 +1,5 @@
 """What little is still used of a pack gets into another; every artifact stays what it was."""
 
-import random
-
 import pytest
 
 from chrek import errors, names
@@ -11,10 +9,7 @@ from fakes import backend as fake_backend
 from fakes import node as nodes
 
 HASH, VARIANT, OTHER = nodes.HASH, nodes.VARIANT, "fedcba9876543210"
-
-
-def noise(size, seed=0):
-    return random.Random(seed).randbytes(size)
+fetch, noise = nodes.fetch, nodes.noise
 
 
 SHARED = noise(40_000, 1)
@@ -47,13 +42,6 @@ def first(backend, sealer, tmp_path):
 def second(backend, sealer, tmp_path):
     with nodes.Node(backend, tmp_path / "n2", sealer=sealer) as made:
         yield made
-
-
-def fetch(node, uuid, digest, identity_hash=HASH):
-    store = node.store()
-    artifact = store.open(identity_hash, VARIANT, uuid, digest)
-    with store.fetched(artifact) as found:
-        return nodes.contents(found.path)
 
 
 def packs_of(node, uuid):

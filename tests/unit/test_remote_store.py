@@ -2,7 +2,6 @@
 
 import asyncio
 import os
-import random
 import threading
 import time
 
@@ -17,20 +16,8 @@ from fakes import backend as fake_backend
 from fakes import node as nodes
 
 HASH, VARIANT = nodes.HASH, nodes.VARIANT
+FILES, fetch, noise = nodes.FILES, nodes.fetch, nodes.noise
 OTHER = "fedcba9876543210"
-
-
-def noise(size, seed=0):
-    return random.Random(seed).randbytes(size)
-
-
-FILES = {
-    "criu/pages-1.img": noise(900_000) + bytes(600_000) + noise(300_000, 1),
-    "criu/inventory.img": b"inventory" * 100,
-    "criu/empty.img": b"",
-    "criu/zeros.img": bytes(5 << 20),
-    "files.data": b"text that can be compressed " * 40_000,
-}
 
 
 @pytest.fixture
@@ -48,13 +35,6 @@ def first(backend, tmp_path):
 def second(backend, tmp_path):
     with nodes.Node(backend, tmp_path / "n2") as made:
         yield made
-
-
-def fetch(node, uuid, digest, **where):
-    store = node.store(where.get("namespace", ""))
-    artifact = store.open(where.get("identity_hash", HASH), VARIANT, uuid, digest)
-    with store.fetched(artifact) as found:
-        return nodes.contents(found.path)
 
 
 def test_the_other_node_gets_the_same_bytes(first, second):
