@@ -9,7 +9,8 @@ import yaml
 import chrek
 from chart import rendered
 from chrek import config, crd, identity
-from chrek.hooks import program, settings
+from chrek.checks import settings
+from chrek.hooks import program
 from chrek.operator import place
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -124,13 +125,13 @@ def test_secrets_need_an_acknowledgement_in_both_programs(helm, tmp_path):
 
 
 def test_the_hooks_load_their_configuration(documents, tmp_path):
-    maps = rendered.maps_with(documents, "hooks.yaml")
+    maps = rendered.maps_with(documents, "release.yaml")
     if not rendered.of_kind(documents, "Job"):
         assert maps == []
         return
     (found,) = maps
     write(tmp_path, found)
-    loaded = settings.load(tmp_path / "hooks.yaml")
+    loaded = settings.load(tmp_path / "release.yaml")
     for index, raw in enumerate(loaded.identities):
         identity.parse(raw, f"identities[{index}]")
     assert loaded.allowed_unavailable(10) >= 0

@@ -9,7 +9,7 @@ import yaml
 
 from chart import rendered
 from chrek import config, errors
-from chrek.hooks import settings
+from chrek.checks import settings
 from chrek.remote import uri
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -188,9 +188,9 @@ def test_secrets_are_read_by_name_and_by_the_hook_before_alone(helm):
 
 
 def test_what_hooks_know_of_a_server_is_what_its_addresses_are_made_of(helm, tmp_path):
-    (found,) = rendered.maps_with(helm.template(values(S3)), "hooks.yaml")
-    (tmp_path / "hooks.yaml").write_text(found["data"]["hooks.yaml"])
-    assert settings.load(tmp_path / "hooks.yaml").store == settings.Server(
+    (found,) = rendered.maps_with(helm.template(values(S3)), "release.yaml")
+    (tmp_path / "release.yaml").write_text(found["data"]["release.yaml"])
+    assert settings.load(tmp_path / "release.yaml").store == settings.Server(
         type="s3",
         uri="s3://bucket/prefix/",
         endpoint="https://minio:9000",

@@ -3,14 +3,15 @@ import threading
 import pytest
 
 from chrek import names
-from chrek.hooks import pre_delete, program, report
-from fakes import api_server, hooks
+from chrek.checks import report
+from chrek.hooks import pre_delete, program
+from fakes import api_server, release
 
 pytestmark = pytest.mark.filterwarnings("ignore:HTTPResponse.getheaders:DeprecationWarning")
 JOBS = "/apis/batch/v1/namespaces/{}/jobs"
 CHECKPOINTS = "/apis/nvidia.com/v1alpha1/namespaces/{}/dynamocheckpoints"
 LEASES = "/apis/coordination.k8s.io/v1/namespaces/team/leases"
-SCALE = f"{hooks.DEPLOYMENTS}/chrek-operator/scale"
+SCALE = f"{release.DEPLOYMENTS}/chrek-operator/scale"
 OWNER = {"apiVersion": "nvidia.com/v1alpha1", "kind": "DynamoCheckpoint", "name": "a", "uid": "1"}
 
 
@@ -25,12 +26,12 @@ def api():
     with api_server.ApiServer() as server:
         server.objects[SCALE] = {"metadata": {"name": "chrek-operator"}, "spec": {"replicas": 2}}
         for name in ("x", "y"):
-            server.add(hooks.PODS, {}, name=name, labels=hooks.OPERATOR_LABELS)
+            server.add(release.PODS, {}, name=name, labels=release.OPERATOR_LABELS)
 
         def scaled(path, body):
             if path == SCALE and body["spec"]["replicas"] == 0:
                 for name in ("x", "y"):
-                    server.objects.pop(f"{hooks.PODS}/{name}", None)
+                    server.objects.pop(f"{release.PODS}/{name}", None)
 
         server.on_patch = scaled
         yield server
@@ -60,7 +61,7 @@ def job(api, name, *, namespace="team", owner=OWNER, ended="", labels=pre_delete
 
 def clean_up(api, directory, **changes):
     changes.setdefault("watchNamespaces", ["team", "other"])
-    context = program.Context(hooks.connect(api), hooks.config(**changes), directory)
+    context = program.Context(release.connect(api), release.config(**changes), directory)
     return {outcome.name: outcome for outcome in pre_delete.clean_up(context)}
 
 
@@ -91,7 +92,7 @@ def test_it_says_what_stays_and_how_to_remove_it(api, tmp_path):
 
 
 def test_it_says_what_stays_on_a_server_and_on_the_nodes():
-    kept = pre_delete.told(hooks.config(server={"uri": "s3://bucket/p"}), {"team": 0})
+    kept = pre_delete.told(release.config(server={"uri": "s3://bucket/p"}), {"team": 0})
     assert kept.detail == "0 DynamoCheckpoints, artifacts in s3://bucket/p"
     assert kept.hint.endswith(
         "to remove them: what is below s3://bucket/p, with a client of that server; "
@@ -106,7 +107,7 @@ def test_the_operator_is_gone_before_anything_else_happens(api, tmp_path):
     clean_up(api, tmp_path)
     writes = [path for method, path, _, _ in api.requests if method != "GET"]
     assert writes[0] == SCALE
-    looks = [path for method, path, _, _ in api.requests if path == hooks.PODS]
+    looks = [path for method, path, _, _ in api.requests if path == release.PODS]
     assert len(looks) > 2
     assert api.objects[SCALE]["spec"]["replicas"] == 0
 
@@ -149,7 +150,7 @@ def test_nothing_of_the_release_is_left_in_its_namespace(api, tmp_path):
     for name in ("team-chrek.team.0123456789abcdef", "team-chrek2.team.0", "chrek-operator"):
         api.add(LEASES, {}, name=name)
     for name in ("chrek-test-round-trip", "a-users"):
-        api.add(hooks.PODS, {}, name=name)
+        api.add(release.PODS, {}, name=name)
     assert clean_up(api, tmp_path)["leftovers"].detail.startswith("3 deleted")
     left = {path.rpartition("/")[2] for path in api.objects} - {"scale"}
     assert left == {"team-chrek2.team.0", "chrek-operator", "a-users"}

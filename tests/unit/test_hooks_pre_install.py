@@ -1,8 +1,9 @@
 import pytest
 import yaml
 
-from chrek.hooks import pre_install, program, report
-from fakes import api_server, hooks
+from chrek.checks import report
+from chrek.hooks import pre_install, program
+from fakes import api_server, release
 
 pytestmark = pytest.mark.filterwarnings("ignore:HTTPResponse.getheaders:DeprecationWarning")
 POD = {"metadata": {}, "spec": {"containers": []}}
@@ -11,12 +12,12 @@ POD = {"metadata": {}, "spec": {"containers": []}}
 @pytest.fixture
 def api():
     with api_server.ApiServer() as server:
-        hooks.healthy(server)
+        release.healthy(server)
         yield server
 
 
 def check(api, directory, **changes):
-    context = program.Context(hooks.connect(api), hooks.config(**changes), directory)
+    context = program.Context(release.connect(api), release.config(**changes), directory)
     return pre_install.check(context)
 
 
@@ -27,8 +28,8 @@ def test_a_cluster_that_can_hold_the_release(api, tmp_path):
     assert [outcome.name for outcome in found] == [
         "kubernetes-version",
         "namespaces",
-        "crds",
         "identities",
+        "crds",
         "storage",
         "pod-security",
     ]
@@ -50,7 +51,7 @@ def test_nothing_is_changed(api, tmp_path):
 
 def test_a_store_on_a_server_needs_no_storage_class(api, tmp_path):
     """And what it needs is not looked for when no agent will ask the server."""
-    api.objects.pop(f"{hooks.CLASSES}/shared")
+    api.objects.pop(f"{release.CLASSES}/shared")
     wanted = {"credentialsSecret": "s3-creds"}
     found = report.failures(check(api, tmp_path, server=wanted))
     assert [outcome.name for outcome in found] == ["credentials"]

@@ -1,23 +1,24 @@
 import pytest
 import yaml
 
-from chrek.hooks import pre_upgrade, program, report
-from fakes import api_server, hooks
+from chrek.checks import report
+from chrek.hooks import pre_upgrade, program
+from fakes import api_server, release
 
 pytestmark = pytest.mark.filterwarnings("ignore:HTTPResponse.getheaders:DeprecationWarning")
-URL = f"{hooks.CRDS}/{hooks.CRD}"
+URL = f"{release.CRDS}/{release.CRD}"
 
 
 @pytest.fixture
 def api():
     with api_server.ApiServer() as server:
-        hooks.healthy(server)
+        release.healthy(server)
         yield server
 
 
 @pytest.fixture
 def crds(tmp_path, monkeypatch):
-    new = hooks.crd()
+    new = release.crd()
     new["spec"]["marker"] = "new"
     (tmp_path / "crd.yaml").write_text(yaml.safe_dump(new))
     monkeypatch.setattr(program, "CRDS", tmp_path)
@@ -25,7 +26,7 @@ def crds(tmp_path, monkeypatch):
 
 
 def upgrade(api, directory, **changes):
-    context = program.Context(hooks.connect(api), hooks.config(**changes), directory)
+    context = program.Context(release.connect(api), release.config(**changes), directory)
     return pre_upgrade.check_and_apply(context)
 
 
@@ -34,12 +35,12 @@ def test_crds_are_applied(api, crds, installed):
     if not installed:
         del api.objects[URL]
     found = upgrade(api, crds)
-    assert found[-1] == report.ok(hooks.CRD, "applied")
+    assert found[-1] == report.ok(release.CRD, "applied")
     assert api.objects[URL]["spec"]["marker"] == "new"
 
 
 def test_crds_of_another_chart_stay(api, crds):
-    api.add(hooks.CRDS, hooks.crd(labels={}))
+    api.add(release.CRDS, release.crd(labels={}))
     found = upgrade(api, crds)
     assert found[-1].status is report.Status.WARNING
     assert "managed by 'dynamo-platform'" in found[-1].detail
@@ -56,7 +57,7 @@ def test_the_store_is_checked_before_anything_is_applied(api, crds):
     found = upgrade(api, crds, server={"credentialsSecret": "none"})
     assert [outcome.name for outcome in report.failures(found)] == ["credentials"]
     assert "marker" not in api.objects[URL]["spec"]
-    api.objects.pop(f"{hooks.CLASSES}/shared")
+    api.objects.pop(f"{release.CLASSES}/shared")
     found = upgrade(api, crds)
     assert [outcome.name for outcome in report.failures(found)] == ["storage"]
 

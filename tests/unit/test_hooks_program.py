@@ -4,8 +4,9 @@ import yaml
 from click import testing
 
 from chrek import errors
-from chrek.hooks import program, report
-from fakes import hooks
+from chrek.checks import report
+from chrek.hooks import program
+from fakes import release
 
 
 @pytest.fixture
@@ -58,8 +59,8 @@ def test_no_termination_log_is_no_error(tmp_path, monkeypatch, capsys):
     ],
 )
 def test_run(tmp_path, monkeypatch, termination_log, outcome, code, last):
-    raw = msgspec.to_builtins(hooks.config())
-    (tmp_path / "hooks.yaml").write_text(yaml.safe_dump(raw))
+    raw = msgspec.to_builtins(release.config())
+    (tmp_path / "release.yaml").write_text(yaml.safe_dump(raw))
     kubeconfig = tmp_path / "kubeconfig"
     kubeconfig.write_text(
         "apiVersion: v1\nkind: Config\ncurrent-context: a\n"

@@ -6,7 +6,7 @@ import pytest
 
 from chrek import errors
 from chrek.hooks import counter, round_trip
-from fakes import api_server, hooks
+from fakes import api_server, release
 
 pytestmark = pytest.mark.filterwarnings("ignore:HTTPResponse.getheaders:DeprecationWarning")
 WORKER = {"containers": [{"name": "main", "image": "chrek:1"}]}
@@ -23,9 +23,9 @@ class Cluster:
         api.on_create = self.created
 
     def created(self, path, body):
-        if path == hooks.CHECKPOINTS:
+        if path == release.CHECKPOINTS:
             self.checkpoint(body)
-        elif path == hooks.PODS:
+        elif path == release.PODS:
             self.pod(body)
 
     def checkpoint(self, body):
@@ -35,7 +35,7 @@ class Cluster:
         job = f"checkpoint-{body['metadata']['name']}"
         labels = {"batch.kubernetes.io/job-name": job}
         status = {"phase": "Running", "podIP": "127.0.0.1"}
-        self.api.add(hooks.PODS, {"status": status}, name="source", labels=labels)
+        self.api.add(release.PODS, {"status": status}, name="source", labels=labels)
 
         def become_ready():
             counter.Handler.went.wait(5)
@@ -59,7 +59,7 @@ class Cluster:
         restored["status"] = "False" if "cold" in self.faults else "True"
         conditions = [{"type": "Ready", "status": "True"}]
         if "log" in self.faults:
-            self.api.texts[f"{hooks.PODS}/{body['metadata']['name']}/log"] = self.faults["log"]
+            self.api.texts[f"{release.PODS}/{body['metadata']['name']}/log"] = self.faults["log"]
         else:
             conditions.append(restored)
         body["status"] = {"podIP": "127.0.0.1", "conditions": conditions}
@@ -88,12 +88,12 @@ def api(monkeypatch):
 
 def trip(api, *, timeout=10.0):
     return round_trip.RoundTrip(
-        hooks.connect(api), WORKER, namespace="team", timeout_seconds=timeout, owner=OWNER
+        release.connect(api), WORKER, namespace="team", timeout_seconds=timeout, owner=OWNER
     )
 
 
 def left(api):
-    return [p for p in api.objects if p.startswith((hooks.CHECKPOINTS, hooks.PODS + "/chrek"))]
+    return [p for p in api.objects if p.startswith((release.CHECKPOINTS, release.PODS + "/chrek"))]
 
 
 def test_memory_comes_back(api):
@@ -117,7 +117,7 @@ def test_everything_is_owned_by_the_test(api):
     Cluster(api)
     trip(api).run()
     made = [(path, body) for method, path, _, body in api.requests if method == "POST"]
-    assert [path for path, _ in made] == [hooks.CHECKPOINTS, hooks.PODS]
+    assert [path for path, _ in made] == [release.CHECKPOINTS, release.PODS]
     assert all(body["metadata"]["ownerReferences"] == [OWNER] for _, body in made)
     checkpoint, pod = (body for _, body in made)
     name = checkpoint["metadata"]["name"]
@@ -167,7 +167,7 @@ def test_time_is_over(api):
 def test_what_cannot_be_deleted_is_named(api, capsys):
     Cluster(api, cold="CriuFailed")
     found = trip(api)
-    path = f"{hooks.CHECKPOINTS}/{found._hash}"
+    path = f"{release.CHECKPOINTS}/{found._hash}"
     api.refuse("DELETE", path, status=403, message="forbidden")
     with pytest.raises(errors.ChrekError, match="CriuFailed"):
         found.run()

@@ -11,6 +11,7 @@ SOURCE = pathlib.Path(__file__).resolve().parents[2] / "src"
 LAYERS = [
     ["cli"],
     ["agent", "operator", "hooks"],
+    ["checks"],
     ["checkpoint", "restore", "prune", "rekeying", "transfer"],
     ["storage"],
     ["facts"],

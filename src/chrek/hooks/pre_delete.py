@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chrek import errors, names
-from chrek.hooks import program, report, settings
+from chrek.checks import report, settings
+from chrek.hooks import program
 from chrek.kube import workstation
 
 OPERATOR_SECONDS = 60.0
@@ -57,7 +58,7 @@ def clean_up(context: program.Context) -> Sequence[report.Outcome]:
     return outcomes
 
 
-def stop_operator(cluster: workstation.Cluster, config: settings.HooksConfig) -> report.Outcome:
+def stop_operator(cluster: workstation.Cluster, config: settings.ReleaseConfig) -> report.Outcome:
     """Scale the operator to nothing and wait until its pods are gone."""
     name = "operator"
     path = workstation.path("apps/v1", "deployments", config.namespace, config.operatorName)
@@ -128,7 +129,7 @@ def release(
     )
 
 
-def own_objects(cluster: workstation.Cluster, config: settings.HooksConfig) -> report.Outcome:
+def own_objects(cluster: workstation.Cluster, config: settings.ReleaseConfig) -> report.Outcome:
     """What operator, agents and helm made in the release's namespace and would leave there."""
     jobs = workstation.path("batch/v1", "jobs", config.namespace)
     leases = workstation.path("coordination.k8s.io/v1", "leases", config.namespace)
@@ -147,7 +148,7 @@ def own_objects(cluster: workstation.Cluster, config: settings.HooksConfig) -> r
     return report.ok("leftovers", f"{gone} deleted: deletion Jobs, Leases, pod of helm test")
 
 
-def told(config: settings.HooksConfig, kept: Mapping[str, int]) -> report.Outcome:
+def told(config: settings.ReleaseConfig, kept: Mapping[str, int]) -> report.Outcome:
     """What stays, and how to remove it."""
     where, last = _store(config)
     text = f"{sum(kept.values())} DynamoCheckpoints, artifacts in {where}"
@@ -161,7 +162,7 @@ def told(config: settings.HooksConfig, kept: Mapping[str, int]) -> report.Outcom
     return report.Outcome("kept", report.Status.OK, text, hint)
 
 
-def _store(config: settings.HooksConfig) -> tuple[str, str]:
+def _store(config: settings.ReleaseConfig) -> tuple[str, str]:
     """Where artifacts are, and how to remove them all."""
     store = config.store
     if isinstance(store, settings.Server):

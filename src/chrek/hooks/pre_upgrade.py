@@ -12,7 +12,9 @@ from collections.abc import Sequence
 import yaml
 
 from chrek import crd, errors
-from chrek.hooks import cluster_checks, pre_install, program, report
+from chrek.checks import before, report
+from chrek.checks import cluster as cluster_checks
+from chrek.hooks import program
 from chrek.kube import workstation
 
 MANAGER = "chrek-crds"
@@ -20,10 +22,9 @@ MANAGER = "chrek-crds"
 
 def check_and_apply(context: program.Context) -> Sequence[report.Outcome]:
     """Run every check and, when none fails, apply the CRDs."""
-    checks = [check for check in pre_install.CHECKS if check is not cluster_checks.crds]
-    outcomes = [check(context.cluster, context.config) for check in checks]
-    outcomes += pre_install.storage_outcomes(context)
-    outcomes += pre_install.pod_outcome(context)
+    outcomes = before.outcomes(
+        context.cluster, context.config, context.agent_pod(), with_crds=False
+    )
     if report.failures(outcomes):
         return outcomes
     files = sorted(program.CRDS.glob("*.yaml"))

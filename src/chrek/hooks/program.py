@@ -12,11 +12,12 @@ import os
 import pathlib
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import click
 
 from chrek import errors
-from chrek.hooks import report, settings
+from chrek.checks import report, settings
 from chrek.kube import workstation
 
 DIRECTORY = pathlib.Path("/etc/chrek")
@@ -39,8 +40,12 @@ class Context:
     """
 
     cluster: workstation.Cluster
-    config: settings.HooksConfig
+    config: settings.ReleaseConfig
     directory: pathlib.Path
+
+    def agent_pod(self) -> dict[str, Any] | None:
+        """The agent's pod as the chart renders it; none when the release has no agent."""
+        return settings.load_pod(self.directory / "agent-pod.yaml")
 
 
 Hook = Callable[[Context], Sequence[report.Outcome]]
@@ -62,7 +67,7 @@ def command(hook: Hook, *, title: str, again: str) -> click.Command:
         type=click.Path(path_type=pathlib.Path),
         default=DIRECTORY,
         show_default=True,
-        help="Where hooks.yaml and agent-pod.yaml are.",
+        help="Where release.yaml and agent-pod.yaml are.",
     )
     def run(directory: pathlib.Path) -> None:
         with_errors(title, lambda: _run(hook, directory, title=title, again=again))
@@ -71,7 +76,7 @@ def command(hook: Hook, *, title: str, again: str) -> click.Command:
 
 
 def _run(hook: Hook, directory: pathlib.Path, *, title: str, again: str) -> int:
-    config = settings.load(directory / "hooks.yaml")
+    config = settings.load(directory / "release.yaml")
     context = Context(workstation.connect(), config, directory)
     outcomes = hook(context)
     for line in report.lines(outcomes):

@@ -1,4 +1,4 @@
-"""What a hook is told about its release: the file that the chart writes for it."""
+"""What checks are told about a release: the file that the chart writes for them."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ class Server(
     """Directory of the nodes with copies of artifacts."""
 
 
-class HooksConfig(
+class ReleaseConfig(
     msgspec.Struct,
     frozen=True,
     kw_only=True,
     forbid_unknown_fields=True,
     tag_field="kind",
-    tag="HooksConfig",
+    tag="ReleaseConfig",
 ):
     """Names and wishes of a release, as its templates and values have them."""
 
@@ -95,14 +95,14 @@ class HooksConfig(
         return int(self.maxUnavailableNodes)
 
 
-def load(path: pathlib.Path) -> HooksConfig:
+def load(path: pathlib.Path) -> ReleaseConfig:
     """Read the file.
 
     Raises:
         ConfigError: it cannot be read, is not YAML, or a field is wrong.
     """
     try:
-        return msgspec.convert(yaml.safe_load(path.read_text()), HooksConfig)
+        return msgspec.convert(yaml.safe_load(path.read_text()), ReleaseConfig)
     except (OSError, yaml.YAMLError, msgspec.ValidationError) as err:
         raise errors.ConfigError(f"{path}: {err}", hint="the chart writes this file") from err
 

@@ -13,7 +13,7 @@ import ssl
 from collections.abc import Sequence
 
 from chrek import config, errors
-from chrek.hooks import report, settings
+from chrek.checks import report, settings
 from chrek.kube import workstation
 from chrek.remote import accesskey, uri
 

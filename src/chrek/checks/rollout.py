@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
-from chrek.hooks import report, settings
+from chrek.checks import report, settings
 from chrek.kube import workstation
 
 Object = dict[str, Any]
@@ -49,7 +49,7 @@ class Node:
         return report.warning(where, f"{self.problem}{state}", hint)
 
 
-def nodes(cluster: workstation.Cluster, config: settings.HooksConfig) -> list[Node] | None:
+def nodes(cluster: workstation.Cluster, config: settings.ReleaseConfig) -> list[Node] | None:
     """Every node that is to have an agent; `None` while that is not decided yet."""
     path = workstation.path("apps/v1", "daemonsets", config.namespace, config.agentName)
     daemon_set = cluster.get(path)
@@ -71,7 +71,7 @@ def nodes(cluster: workstation.Cluster, config: settings.HooksConfig) -> list[No
     return sorted(found, key=lambda node: node.name)
 
 
-def agents(found: Sequence[Node] | None, config: settings.HooksConfig) -> list[report.Outcome]:
+def agents(found: Sequence[Node] | None, config: settings.ReleaseConfig) -> list[report.Outcome]:
     """One outcome a node, and one for all of them together."""
     name = "agents"
     if found is None:
@@ -109,7 +109,7 @@ def agents(found: Sequence[Node] | None, config: settings.HooksConfig) -> list[r
     return [*rows, report.ok(name, text)]
 
 
-def operator(cluster: workstation.Cluster, config: settings.HooksConfig) -> report.Outcome:
+def operator(cluster: workstation.Cluster, config: settings.ReleaseConfig) -> report.Outcome:
     """The operator's Deployment is rolled out and available."""
     name = "operator"
     path = workstation.path("apps/v1", "deployments", config.namespace, config.operatorName)
@@ -132,7 +132,7 @@ def operator(cluster: workstation.Cluster, config: settings.HooksConfig) -> repo
     return report.ok(name, text)
 
 
-def webhook(cluster: workstation.Cluster, config: settings.HooksConfig) -> report.Outcome:
+def webhook(cluster: workstation.Cluster, config: settings.ReleaseConfig) -> report.Outcome:
     """The API server can verify the webhook: the operator has written the CA."""
     name = "webhook"
     path = workstation.path(

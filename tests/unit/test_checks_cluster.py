@@ -3,8 +3,9 @@
 import pytest
 
 from chrek import errors
-from chrek.hooks import cluster_checks, report
-from fakes import api_server, hooks
+from chrek.checks import cluster as cluster_checks
+from chrek.checks import report
+from fakes import api_server, release
 
 # The official client 34 asks urllib3 2.3 for headers in a way that urllib3 will drop.
 pytestmark = pytest.mark.filterwarnings("ignore:HTTPResponse.getheaders:DeprecationWarning")
@@ -15,13 +16,13 @@ POD = {"metadata": {"labels": {}}, "spec": {"containers": []}}
 @pytest.fixture
 def api():
     with api_server.ApiServer() as server:
-        hooks.healthy(server)
+        release.healthy(server)
         yield server
 
 
 @pytest.fixture
 def cluster(api):
-    return hooks.connect(api)
+    return release.connect(api)
 
 
 def version(api, major, minor, text):
@@ -42,7 +43,7 @@ def version(api, major, minor, text):
 )
 def test_kubernetes_version(api, cluster, major, minor, status):
     version(api, major, minor, "v1.2.3")
-    found = cluster_checks.kubernetes_version(cluster, hooks.config())
+    found = cluster_checks.kubernetes_version(cluster, release.config())
     assert found.status is status
     assert "v1.2.3" in found.detail
     if status is report.Status.FAILED:
@@ -50,52 +51,52 @@ def test_kubernetes_version(api, cluster, major, minor, status):
 
 
 def test_namespaces(api, cluster):
-    assert cluster_checks.namespaces(cluster, hooks.config()).status is report.Status.OK
-    found = cluster_checks.namespaces(cluster, hooks.config(watchNamespaces=["team", "x", "y"]))
+    assert cluster_checks.namespaces(cluster, release.config()).status is report.Status.OK
+    found = cluster_checks.namespaces(cluster, release.config(watchNamespaces=["team", "x", "y"]))
     assert found.status is report.Status.FAILED
     assert found.detail == "x, y: not found"
     assert "kubectl create namespace x && kubectl create namespace y" in found.hint
 
 
 def test_crds_of_ours(api, cluster):
-    found = cluster_checks.crds(cluster, hooks.config())
-    assert found == report.ok("crds", hooks.CRD)
+    found = cluster_checks.crds(cluster, release.config())
+    assert found == report.ok("crds", release.CRD)
 
 
 def test_crds_missing(api, cluster):
-    del api.objects[f"{hooks.CRDS}/{hooks.CRD}"]
-    found = cluster_checks.crds(cluster, hooks.config())
+    del api.objects[f"{release.CRDS}/{release.CRD}"]
+    found = cluster_checks.crds(cluster, release.config())
     assert found.status is report.Status.FAILED
-    assert found.detail == f"{hooks.CRD}: not found"
+    assert found.detail == f"{release.CRD}: not found"
     assert "--skip-crds" in found.hint
 
 
 def test_crds_of_another_chart_are_named(api, cluster):
-    release = {
+    annotations = {
         "meta.helm.sh/release-name": "dynamo",
         "meta.helm.sh/release-namespace": "platform",
     }
-    api.add(hooks.CRDS, hooks.crd(labels={}, annotations=release))
-    found = cluster_checks.crds(cluster, hooks.config())
+    api.add(release.CRDS, release.crd(labels={}, annotations=annotations))
+    found = cluster_checks.crds(cluster, release.config())
     assert found.status is report.Status.WARNING
-    assert f"{hooks.CRD} by helm release platform/dynamo" in found.detail
-    api.add(hooks.CRDS, hooks.crd(labels={}))
-    assert "by 'dynamo-platform'" in cluster_checks.crds(cluster, hooks.config()).detail
+    assert f"{release.CRD} by helm release platform/dynamo" in found.detail
+    api.add(release.CRDS, release.crd(labels={}))
+    assert "by 'dynamo-platform'" in cluster_checks.crds(cluster, release.config()).detail
 
 
-@pytest.mark.parametrize("crd", [hooks.crd(version="v1"), hooks.crd(served=False)])
+@pytest.mark.parametrize("crd", [release.crd(version="v1"), release.crd(served=False)])
 def test_crds_of_another_version(api, cluster, crd):
-    api.add(hooks.CRDS, crd)
-    found = cluster_checks.crds(cluster, hooks.config())
+    api.add(release.CRDS, crd)
+    found = cluster_checks.crds(cluster, release.config())
     assert found.status is report.Status.FAILED
     assert "version v1alpha1 is not served" in found.detail
 
 
 def test_identities(cluster):
     good = {"model": "m", "backendFramework": "vllm"}
-    found = cluster_checks.identities(cluster, hooks.config(identities=[good]))
+    found = cluster_checks.identities(cluster, release.config(identities=[good]))
     assert found == report.ok("identities", "1 to hash")
-    found = cluster_checks.identities(cluster, hooks.config(identities=[good, {"model": "m"}]))
+    found = cluster_checks.identities(cluster, release.config(identities=[good, {"model": "m"}]))
     assert found.status is report.Status.FAILED
     assert "identities[1].backendFramework: required" in found.detail
 
@@ -114,7 +115,7 @@ def test_identities(cluster):
     ],
 )
 def test_pod_security_refused(api, cluster, message, hint):
-    api.refuse("POST", hooks.PODS, status=403, message=message)
+    api.refuse("POST", release.PODS, status=403, message=message)
     found = cluster_checks.pod_security(cluster, POD, namespace="team")
     assert found.status is report.Status.FAILED
     assert message in found.detail
@@ -125,11 +126,11 @@ def test_pod_security_only_asks(api, cluster):
     found = cluster_checks.pod_security(cluster, POD, namespace="team")
     assert found.status is report.Status.OK
     method, path, query, _ = api.requests[-1]
-    assert (method, path, query) == ("POST", hooks.PODS, {"dryRun": "All"})
-    assert not [path for path in api.objects if path.startswith(hooks.PODS)]
+    assert (method, path, query) == ("POST", release.PODS, {"dryRun": "All"})
+    assert not [path for path in api.objects if path.startswith(release.PODS)]
 
 
 def test_pod_security_does_not_judge_a_server_that_fails(api, cluster):
-    api.refuse("POST", hooks.PODS, status=500, message="etcd is gone")
+    api.refuse("POST", release.PODS, status=500, message="etcd is gone")
     with pytest.raises(errors.ApiError, match="etcd is gone"):
         cluster_checks.pod_security(cluster, POD, namespace="team")

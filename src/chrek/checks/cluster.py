@@ -11,14 +11,14 @@ import json
 from typing import Any
 
 from chrek import crd, errors, identity, names
-from chrek.hooks import report, settings
+from chrek.checks import report, settings
 from chrek.kube import workstation
 
 OLDEST = (1, 29)
 """Of Kubernetes; `kubeVersion` in Chart.yaml says the same."""
 
 
-def kubernetes_version(cluster: workstation.Cluster, _: settings.HooksConfig) -> report.Outcome:
+def kubernetes_version(cluster: workstation.Cluster, _: settings.ReleaseConfig) -> report.Outcome:
     """The API server is new enough."""
     name = "kubernetes-version"
     version = json.loads(cluster.request("GET", "/version"))
@@ -32,7 +32,7 @@ def kubernetes_version(cluster: workstation.Cluster, _: settings.HooksConfig) ->
     return report.ok(name, text)
 
 
-def namespaces(cluster: workstation.Cluster, config: settings.HooksConfig) -> report.Outcome:
+def namespaces(cluster: workstation.Cluster, config: settings.ReleaseConfig) -> report.Outcome:
     """Each namespace that is to be served exists."""
     name = "namespaces"
     missing = [
@@ -50,7 +50,7 @@ def namespaces(cluster: workstation.Cluster, config: settings.HooksConfig) -> re
     return report.ok(name, ", ".join(config.watchNamespaces))
 
 
-def crds(cluster: workstation.Cluster, config: settings.HooksConfig) -> report.Outcome:
+def crds(cluster: workstation.Cluster, config: settings.ReleaseConfig) -> report.Outcome:
     """The kinds that chrek serves exist, in a version that it knows."""
     name = "crds"
     foreign: list[str] = []
@@ -97,7 +97,7 @@ def owner(definition: dict[str, Any]) -> str:
     return next((f"{m!r}" for m in managers if m and m != "kube-apiserver"), "somebody else")
 
 
-def identities(_: workstation.Cluster, config: settings.HooksConfig) -> report.Outcome:
+def identities(_: workstation.Cluster, config: settings.ReleaseConfig) -> report.Outcome:
     """The identities of the values can be hashed."""
     name = "identities"
     where = "dynamo-operator.checkpoint.identities"

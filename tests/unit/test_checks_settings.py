@@ -2,11 +2,11 @@ import pytest
 import yaml
 
 from chrek import errors
-from chrek.hooks import settings
+from chrek.checks import settings
 
 RAW = {
     "apiVersion": "chrek.nvidia.com/v1alpha1",
-    "kind": "HooksConfig",
+    "kind": "ReleaseConfig",
     "helmRelease": "chrek",
     "release": "team-chrek",
     "namespace": "team",
@@ -34,7 +34,7 @@ RAW = {
 
 
 def write(tmp_path, **changes):
-    path = tmp_path / "hooks.yaml"
+    path = tmp_path / "release.yaml"
     path.write_text(yaml.safe_dump({**RAW, **changes}))
     return path
 

@@ -1,7 +1,7 @@
 import pytest
 
-from chrek.hooks import report, storage_checks
-from fakes import api_server, hooks
+from chrek.checks import report, volume
+from fakes import api_server, release
 
 # The official client 34 asks urllib3 2.3 for headers in a way that urllib3 will drop.
 pytestmark = pytest.mark.filterwarnings("ignore:HTTPResponse.getheaders:DeprecationWarning")
@@ -16,18 +16,18 @@ def api():
 
 
 def look(api, **claim):
-    wanted = hooks.config(claim=claim).store
-    return storage_checks.storage(hooks.connect(api), wanted, namespace="team")
+    wanted = release.config(claim=claim).store
+    return volume.storage(release.connect(api), wanted, namespace="team")
 
 
 def test_a_default_class_of_shared_volumes(api):
-    api.add(hooks.CLASSES, hooks.storage_class())
+    api.add(release.CLASSES, release.storage_class())
     assert look(api) == report.ok("storage", "StorageClass shared (nfs.csi.k8s.io)")
 
 
 def test_of_two_default_classes_the_newest_counts(api):
-    api.add(hooks.CLASSES, hooks.storage_class("old", created="2025"))
-    api.add(hooks.CLASSES, hooks.storage_class("new", created="2026"))
+    api.add(release.CLASSES, release.storage_class("old", created="2025"))
+    api.add(release.CLASSES, release.storage_class("new", created="2026"))
     assert "StorageClass new " in look(api).detail
 
 
@@ -36,35 +36,35 @@ def test_of_two_default_classes_the_newest_counts(api):
     [
         ([], {}, FAILED, "no default StorageClass; there are: none", "storage.pvc.existingClaim"),
         (
-            [hooks.storage_class("a", default=False)],
+            [release.storage_class("a", default=False)],
             {},
             FAILED,
             "no default StorageClass; there are: a",
             "storage.pvc.storageClassName",
         ),
         (
-            [hooks.storage_class("a")],
+            [release.storage_class("a")],
             {"storageClassName": "b"},
             FAILED,
             "StorageClass 'b': not found; there are: a",
             "storage.pvc.storageClassName",
         ),
         (
-            [hooks.storage_class("a", provisioner="ebs.csi.aws.com")],
+            [release.storage_class("a", provisioner="ebs.csi.aws.com")],
             {},
             FAILED,
             "a (ebs.csi.aws.com) makes volumes for one node at a time",
             "storage.pvc.accessModes={ReadWriteOnce}",
         ),
         (
-            [hooks.storage_class("a", provisioner="ebs.csi.aws.com")],
+            [release.storage_class("a", provisioner="ebs.csi.aws.com")],
             {"accessModes": ["ReadWriteOnce"]},
             OK,
             "ebs.csi.aws.com",
             "",
         ),
         (
-            [hooks.storage_class("a", provisioner="example.com/new")],
+            [release.storage_class("a", provisioner="example.com/new")],
             {},
             WARNING,
             "does not know whether it provides ReadWriteMany",
@@ -75,7 +75,7 @@ def test_of_two_default_classes_the_newest_counts(api):
 )
 def test_no_claim_yet(api, classes, claim, status, detail, hint):
     for body in classes:
-        api.add(hooks.CLASSES, body)
+        api.add(release.CLASSES, body)
     found = look(api, **claim)
     assert found.status is status
     assert detail in found.detail
@@ -85,44 +85,44 @@ def test_no_claim_yet(api, classes, claim, status, detail, hint):
 @pytest.mark.parametrize(
     ("existing", "claim", "status", "detail", "hint"),
     [
-        (hooks.claim(), {}, OK, "claim chrek-pvc, Bound, ReadWriteMany", ""),
-        (hooks.claim(size="50Gi"), {}, OK, "Bound", ""),
+        (release.claim(), {}, OK, "claim chrek-pvc, Bound, ReadWriteMany", ""),
+        (release.claim(size="50Gi"), {}, OK, "Bound", ""),
         (
-            hooks.claim(size="200Gi"),
+            release.claim(size="200Gi"),
             {},
             FAILED,
             "has 200Gi, the values want 100Gi",
             "storage.pvc.size=200Gi: a claim cannot shrink",
         ),
         # The size of a claim that the chart does not make is not the chart's to judge.
-        (hooks.claim(size="200Gi"), {"create": False}, OK, "Bound", ""),
+        (release.claim(size="200Gi"), {"create": False}, OK, "Bound", ""),
         (
-            hooks.claim(modes=("ReadWriteOnce",)),
+            release.claim(modes=("ReadWriteOnce",)),
             {"create": False},
             FAILED,
             "has ReadWriteOnce, the values want ReadWriteMany",
             "storage.pvc.accessModes={ReadWriteOnce}",
         ),
         (
-            hooks.claim(modes=("ReadWriteOnce", "ReadWriteMany")),
+            release.claim(modes=("ReadWriteOnce", "ReadWriteMany")),
             {"create": False},
             OK,
             "ReadWriteOnce, ReadWriteMany",
             "",
         ),
         (
-            hooks.claim(modes=("ReadWriteOnce", "ReadWriteMany")),
+            release.claim(modes=("ReadWriteOnce", "ReadWriteMany")),
             {},
             FAILED,
             "the values want ReadWriteMany",
             "access modes cannot change",
         ),
-        (hooks.claim(phase="Pending"), {}, WARNING, "not bound yet", "kubectl describe pvc"),
-        (hooks.claim(phase="Lost"), {}, FAILED, "its volume is lost", "delete claim"),
+        (release.claim(phase="Pending"), {}, WARNING, "not bound yet", "kubectl describe pvc"),
+        (release.claim(phase="Lost"), {}, FAILED, "its volume is lost", "delete claim"),
     ],
 )
 def test_a_claim_exists(api, existing, claim, status, detail, hint):
-    api.add(hooks.CLAIMS, existing)
+    api.add(release.CLAIMS, existing)
     found = look(api, **claim)
     assert found.status is status
     assert detail in found.detail
@@ -130,4 +130,4 @@ def test_a_claim_exists(api, existing, claim, status, detail, hint):
 
 
 def test_a_provisioner_is_of_one_kind():
-    assert not storage_checks.ONE_NODE_PROVISIONERS & storage_checks.SHARED_PROVISIONERS
+    assert not volume.ONE_NODE_PROVISIONERS & volume.SHARED_PROVISIONERS

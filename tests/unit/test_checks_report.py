@@ -1,4 +1,4 @@
-from chrek.hooks import report
+from chrek.checks import report
 
 
 def test_lines_align_and_hint_below():

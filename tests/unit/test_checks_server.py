@@ -9,10 +9,11 @@ import threading
 
 import pytest
 
-from chrek.hooks import report, server_checks
+from chrek.checks import report
+from chrek.checks import server as server_checks
 from chrek.kube import credentials
 from chrek.operator import certificates
-from fakes import api_server, hooks
+from fakes import api_server, release
 
 pytestmark = pytest.mark.filterwarnings("ignore:HTTPResponse.getheaders:DeprecationWarning")
 
@@ -64,8 +65,8 @@ def server(request, bundle):
 def look(api, **server):
     if server.get("type") == "oci":
         server = {"uri": "oci://localhost:1/store", "plainHttp": True} | server
-    wanted = hooks.config(server=server).store
-    found = server_checks.storage(hooks.connect(api), wanted, namespace="team")
+    wanted = release.config(server=server).store
+    found = server_checks.storage(release.connect(api), wanted, namespace="team")
     return {outcome.name: outcome for outcome in found}
 
 
@@ -78,7 +79,7 @@ def at(address, kind="s3"):
 
 def secret(api, name, *keys, **values):
     data = {key: base64.b64encode(HIDDEN.encode()).decode() for key in keys}
-    api.add(hooks.SECRETS, {"data": data | values}, name=name)
+    api.add(release.SECRETS, {"data": data | values}, name=name)
 
 
 def test_a_bucket_that_the_agents_own_account_opens(api):
@@ -95,7 +96,7 @@ def test_everything_that_the_values_name_is_there(api, bundle):
     secret(api, "creds", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_REGION")
     secret(api, "key", "key")
     text = f"# Tübitak\n{bundle.authorities.decode()}"
-    api.add(hooks.CONFIG_MAPS, {"data": {"ca.crt": text}}, name="ca")
+    api.add(release.CONFIG_MAPS, {"data": {"ca.crt": text}}, name="ca")
     found = look(api, credentialsSecret="creds", keySecret="key", caConfigMap="ca")
     assert list(found.values()) == [
         report.ok("credentials", "Secret team/creds: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY"),
@@ -206,7 +207,7 @@ def test_values_of_secrets_are_never_told(api):
     ],
 )
 def test_a_config_map_without_certificates(api, data, detail):
-    api.add(hooks.CONFIG_MAPS, {"data": data}, name="ca")
+    api.add(release.CONFIG_MAPS, {"data": data}, name="ca")
     found = look(api, caConfigMap="ca")["certificates"]
     assert found.status is FAILED
     assert detail in found.detail
@@ -215,7 +216,7 @@ def test_a_config_map_without_certificates(api, data, detail):
 @pytest.mark.parametrize(("kind", "path"), [("s3", "/"), ("oci", "/v2/")])
 def test_a_server_that_answers(api, bundle, server, kind, path):
     address, asked = server
-    api.add(hooks.CONFIG_MAPS, {"data": {"ca.crt": bundle.authorities.decode()}}, name="ca")
+    api.add(release.CONFIG_MAPS, {"data": {"ca.crt": bundle.authorities.decode()}}, name="ca")
     found = look(api, **at(address, kind), caConfigMap="ca")["server"]
     assert found == report.ok("server", f"{address} answers (HTTP 403)")
     assert asked == [path]

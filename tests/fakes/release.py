@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 from kubernetes import client
 
-from chrek.hooks import settings
+from chrek.checks import settings
 from chrek.kube import workstation
 
 CRD = "dynamocheckpoints.nvidia.com"
@@ -55,7 +55,7 @@ def config(*, claim=None, server=None, **changes):
     """Settings of a store on a volume, or of one on a server."""
     raw = {
         "apiVersion": "chrek.nvidia.com/v1alpha1",
-        "kind": "HooksConfig",
+        "kind": "ReleaseConfig",
         "helmRelease": "chrek",
         "release": "team-chrek",
         "namespace": "team",
@@ -73,7 +73,7 @@ def config(*, claim=None, server=None, **changes):
         "timeoutSeconds": 1,
         "maxUnavailableNodes": "10%",
     }
-    return msgspec.convert({**raw, **changes}, settings.HooksConfig)
+    return msgspec.convert({**raw, **changes}, settings.ReleaseConfig)
 
 
 def crd(*, version="v1alpha1", served=True, labels=None, annotations=None):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chrek.hooks import report, settings
+from chrek.checks import report, settings
 from chrek.kube import workstation
 
 DEFAULT_CLASS = "storageclass.kubernetes.io/is-default-class"

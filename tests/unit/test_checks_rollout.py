@@ -1,7 +1,7 @@
 import pytest
 
-from chrek.hooks import report, rollout
-from fakes import api_server, hooks
+from chrek.checks import report, rollout
+from fakes import api_server, release
 
 pytestmark = pytest.mark.filterwarnings("ignore:HTTPResponse.getheaders:DeprecationWarning")
 OK, WARNING, FAILED = report.Status.OK, report.Status.WARNING, report.Status.FAILED
@@ -14,8 +14,8 @@ def api():
 
 
 def agents(api, **changes):
-    config = hooks.config(**changes)
-    return rollout.agents(rollout.nodes(hooks.connect(api), config), config)
+    config = release.config(**changes)
+    return rollout.agents(rollout.nodes(release.connect(api), config), config)
 
 
 def statuses(outcomes):
@@ -23,13 +23,13 @@ def statuses(outcomes):
 
 
 def test_every_node_is_a_line(api):
-    hooks.running(api)
+    release.running(api)
     assert statuses(agents(api)) == [("node n1", OK), ("node n2", OK), ("agents", OK)]
     assert agents(api)[-1].detail == "2 of 2 nodes have a ready agent"
 
 
 def test_no_agent_is_ready(api):
-    hooks.running(api, ready=())
+    release.running(api, ready=())
     found = agents(api, maxUnavailableNodes="100%"[1:])
     assert found[-1].status is FAILED
     assert found[-1].detail == "0 of 2 nodes have a ready agent"
@@ -40,21 +40,21 @@ def test_no_agent_is_ready(api):
     ("allowed", "status"), [("0", FAILED), ("1", OK), ("10%", FAILED), ("50%", OK)]
 )
 def test_as_many_may_be_missing_as_the_values_say(api, allowed, status):
-    hooks.running(api, ready=("n1",))
+    release.running(api, ready=("n1",))
     found = agents(api, maxUnavailableNodes=allowed)
     assert statuses(found) == [("node n1", OK), ("node n2", WARNING), ("agents", status)]
 
 
 def test_a_node_that_is_not_ready_is_listed_and_not_counted(api):
-    hooks.running(api, ready=("n1",), unhealthy=("n2",))
+    release.running(api, ready=("n1",), unhealthy=("n2",))
     found = agents(api, maxUnavailableNodes="0")
     assert statuses(found) == [("node n1", OK), ("node n2", WARNING), ("agents", OK)]
     assert found[1].detail == "the node is NotReady"
 
 
 def test_cordoned_nodes_say_so(api):
-    hooks.running(api)
-    api.objects[f"{hooks.NODES}/n2"]["spec"]["unschedulable"] = True
+    release.running(api)
+    api.objects[f"{release.NODES}/n2"]["spec"]["unschedulable"] = True
     assert agents(api)[1].detail == "agent ready (chrek-agent-n2), cordoned"
 
 
@@ -80,16 +80,16 @@ def test_cordoned_nodes_say_so(api):
     ],
 )
 def test_why_an_agent_is_not_ready(api, status, detail):
-    hooks.running(api, nodes=("n1",), ready=())
-    hooks.agent(api, "n1", ready=False, **status)
+    release.running(api, nodes=("n1",), ready=())
+    release.agent(api, "n1", ready=False, **status)
     found = agents(api)[0]
     assert found.detail == detail
     assert "kubectl logs chrek-agent-n1" in found.hint
 
 
 def test_an_agent_that_cannot_be_scheduled(api):
-    hooks.running(api, nodes=("n1",), ready=())
-    pod = api.objects[f"{hooks.PODS}/chrek-agent-n1"]
+    release.running(api, nodes=("n1",), ready=())
+    pod = api.objects[f"{release.PODS}/chrek-agent-n1"]
     # The DaemonSet controller names the node before the scheduler binds the pod.
     term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": ["n1"]}]}
     required = {"nodeSelectorTerms": [term]}
@@ -108,58 +108,58 @@ def test_an_agent_that_cannot_be_scheduled(api):
 
 
 def test_an_agent_of_the_release_before_does_not_count(api):
-    hooks.running(api, nodes=("n1",))
-    api.objects[f"{hooks.DAEMON_SETS}/chrek-agent"]["metadata"]["generation"] = 2
-    assert rollout.nodes(hooks.connect(api), hooks.config()) is None
-    api.objects[f"{hooks.DAEMON_SETS}/chrek-agent"]["status"]["observedGeneration"] = 2
+    release.running(api, nodes=("n1",))
+    api.objects[f"{release.DAEMON_SETS}/chrek-agent"]["metadata"]["generation"] = 2
+    assert rollout.nodes(release.connect(api), release.config()) is None
+    api.objects[f"{release.DAEMON_SETS}/chrek-agent"]["status"]["observedGeneration"] = 2
     assert agents(api)[0].detail == "an older agent still runs"
 
 
 def test_pods_that_are_not_made_yet(api):
-    hooks.running(api)
-    del api.objects[f"{hooks.PODS}/chrek-agent-n2"]
+    release.running(api)
+    del api.objects[f"{release.PODS}/chrek-agent-n2"]
     found = agents(api)
     assert statuses(found) == [("agents", FAILED)]
     assert "kubectl describe daemonset chrek-agent -n team" in found[0].hint
 
 
 def test_no_node_matches(api):
-    hooks.running(api, nodes=())
+    release.running(api, nodes=())
     found = agents(api)
     assert statuses(found) == [("agents", WARNING)]
     assert "agent.nodeSelector" in found[0].detail
 
 
 def test_operator(api):
-    hooks.running(api)
-    found = rollout.operator(hooks.connect(api), hooks.config())
+    release.running(api)
+    found = rollout.operator(release.connect(api), release.config())
     assert found == report.ok("operator", "1 of 1 pods available")
 
 
 def test_operator_that_crashes(api):
-    hooks.running(api, replicas=0)
+    release.running(api, replicas=0)
     waiting = {"state": {"waiting": {"reason": "CrashLoopBackOff"}}}
     body = {"spec": {}, "status": {"containerStatuses": [waiting]}}
-    api.add(hooks.PODS, body, name="chrek-operator-1", labels=hooks.OPERATOR_LABELS)
-    found = rollout.operator(hooks.connect(api), hooks.config())
+    api.add(release.PODS, body, name="chrek-operator-1", labels=release.OPERATOR_LABELS)
+    found = rollout.operator(release.connect(api), release.config())
     assert found.status is FAILED
     assert found.detail == "0 of 1 pods available: CrashLoopBackOff"
     assert "kubectl logs deployment/chrek-operator -n team" in found.hint
 
 
 def test_operator_of_the_release_before_does_not_count(api):
-    hooks.running(api)
-    api.objects[f"{hooks.DEPLOYMENTS}/chrek-operator"]["metadata"]["generation"] = 2
-    assert rollout.operator(hooks.connect(api), hooks.config()).status is FAILED
+    release.running(api)
+    api.objects[f"{release.DEPLOYMENTS}/chrek-operator"]["metadata"]["generation"] = 2
+    assert rollout.operator(release.connect(api), release.config()).status is FAILED
 
 
 @pytest.mark.parametrize(("ca", "status"), [("Y2E=", OK), ("", FAILED)])
 def test_webhook(api, ca, status):
-    hooks.running(api, ca=ca)
-    assert rollout.webhook(hooks.connect(api), hooks.config()).status is status
+    release.running(api, ca=ca)
+    assert rollout.webhook(release.connect(api), release.config()).status is status
 
 
 def test_webhook_that_somebody_deleted(api):
-    found = rollout.webhook(hooks.connect(api), hooks.config())
+    found = rollout.webhook(release.connect(api), release.config())
     assert found.status is FAILED
     assert "team-chrek: not found" in found.detail
