@@ -147,7 +147,9 @@ class AgentConfig(
     stagingPath: str = "/run/chrek"
     """A tmpfs private to the agent: CRIU reads verified copies of small images from it."""
     httpPort: int = 8089
-    """/healthz, /readyz, /metrics."""
+    """/healthz, /readyz, /preflight, /metrics."""
+    startupTaint: str = ""
+    """Key of a taint that the agent takes off its node once it is ready; empty: none."""
     restoreTimeoutSeconds: int = 300
     """A restore that takes longer is ended; the pod starts cold."""
     silenceTimeoutSeconds: int = 30

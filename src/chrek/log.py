@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator, MutableMapping
 
+LEVELS = ("debug", "info", "warning", "error")
 _STANDARD = frozenset(logging.makeLogRecord({}).__dict__) | {"message", "asctime"}
 
 

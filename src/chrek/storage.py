@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
@@ -13,9 +12,6 @@ from chrek import store as stores
 
 if TYPE_CHECKING:
     from chrek.remote import opening
-
-
-SERVER_CHECK_SECONDS = 600.0
 
 
 class AnyStore(Protocol):
@@ -142,27 +138,18 @@ class Storage:
         """Whether artifacts are fetched before they are restored."""
         return self._remote is not None
 
-    @property
-    def check_seconds(self) -> float:
-        """How long what `check` found holds: a server is not written to at every look."""
-        return SERVER_CHECK_SECONDS if self._remote else 0.0
-
     def cache_bytes(self) -> int:
         """What this node keeps of artifacts that are on a server."""
         return self._remote.cache_bytes() if self._remote else 0
 
     def check(self) -> None:
-        """See that artifacts can be written, read and deleted.
+        """See that a server takes, gives and removes objects; of a volume nothing is asked.
 
         Raises:
             StoreError, ConfigError: says what is wrong.
         """
         if self._remote is not None:
             self._remote.check()
-        elif not os.access(self._base, os.W_OK):
-            raise errors.StoreError(
-                f"{self._base} cannot be written", hint="check the volume of storage.pvc"
-            )
 
     def rekey(
         self, namespaces: Sequence[str], *, writer_seconds: float, report: Callable[[str], None]

@@ -1,6 +1,10 @@
-"""JSON patch (RFC 6902) as the API server applies it, with add, replace and remove."""
+"""JSON patch (RFC 6902) as the API server applies it, with add, replace, remove and test."""
 
 import copy
+
+
+class TestFailedError(Exception):
+    """An object is not as a patch expects it."""
 
 
 def applied(item, patch):
@@ -14,6 +18,10 @@ def applied(item, patch):
         for part in parents:
             place = place[int(part)] if isinstance(place, list) else place[part]
         key = int(last) if isinstance(place, list) else last
+        if step["op"] == "test":
+            if place.get(last) != step["value"]:
+                raise TestFailedError(step)
+            continue
         if step["op"] in ("replace", "remove"):
             assert place[key] is not None
         if step["op"] == "remove":

@@ -1,11 +1,21 @@
-"""/healthz, /readyz and /metrics over a real connection."""
+"""/healthz, /readyz, /preflight and /metrics over a real connection."""
 
+import json
 import socket
+import time
 
 import aiohttp
 import pytest
 
+import chrek
 from chrek.agent import http, metrics
+from chrek.checks import agents, report
+
+CHECKS = [
+    report.ok("store", "fine"),
+    report.warning("clock", "6 s ahead", "set it"),
+    report.failed("kernel", "4.18", "upgrade"),
+]
 
 
 @pytest.fixture
@@ -15,7 +25,8 @@ async def get():
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     problems = []
-    runner = await http.serve(port, lambda: problems)
+    about = http.Preflight(node="n1", checks=CHECKS, captures=2, restores=1)
+    runner = await http.serve(port, lambda: problems, lambda: about)
     async with aiohttp.ClientSession() as session:
 
         async def get(path):
@@ -41,6 +52,37 @@ async def test_ready_when_nothing_is_wrong(get):
     status, _, text = await ask("/readyz")
     assert status == 503
     assert "/checkpoints cannot be written" in text
+
+
+async def test_preflight(get):
+    ask, problems = get
+    status, kind, text = await ask("/preflight")
+    assert (status, kind) == (200, "application/json")
+    found = json.loads(text)
+    assert abs(found.pop("time") - time.time()) < 5
+    assert found == {
+        **{"node": "n1", "version": chrek.__version__, "ready": True, "problems": []},
+        **{"captures": 2, "restores": 1},
+        "checks": [
+            {"name": "store", "status": "ok", "detail": "fine", "hint": ""},
+            {"name": "clock", "status": "warn", "detail": "6 s ahead", "hint": "set it"},
+            {"name": "kernel", "status": "fail", "detail": "4.18", "hint": "upgrade"},
+        ],
+    }
+    problems.append("kernel: 4.18")
+    status, _, text = await ask("/preflight")
+    assert (status, json.loads(text)["ready"]) == (200, False)
+    assert json.loads(text)["problems"] == ["kernel: 4.18"]
+
+
+async def test_preflight_is_what_hooks_read(get):
+    ask, problems = get
+    problems.append("kernel: 4.18")
+    pod = {"metadata": {"name": "agent-1"}, "spec": {}, "status": {}}
+    _, _, text = await ask("/preflight")
+    preflight = agents.read([pod], lambda _: text.encode())["agent-1"].preflight
+    assert (preflight.node, preflight.ready, preflight.captures) == ("n1", False, 2)
+    assert [check.name for check in preflight.failed()] == ["kernel"]
 
 
 async def test_metrics(get):

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from chrek import config, errors, peer
-from chrek.agent import journal, main
+from chrek.agent import journal, main, selfcheck
 from fakes import projected, watchable
 
 CONTAINER = {"name": "main", "image": "llm:1", "command": ["serve"]}
@@ -71,6 +71,10 @@ async def agent(kubeconfig, settings, tmp_path):
     path = tmp_path / "chrek.yaml"
     path.write_text(yaml.safe_dump(settings))
     made = main.Agent(config.load(path, config.AgentConfig), "node-1", "chrek")
+    # The others ask about the machine of this test, which is no node.
+    made._selfcheck = selfcheck.Selfcheck(
+        [one for one in made._selfcheck.checks if one.name == "store"]
+    )
     yield made
     await made._client.close()
 
@@ -254,20 +258,31 @@ async def test_the_api_server_is_asked_for_a_pod(agent, server, monkeypatch):
 
 
 async def test_what_keeps_the_agent_from_being_ready(agent, tmp_path):
-    assert agent.problems() == [
-        "the API server has not answered yet",
-        "the store has not been looked at yet",
-    ]
+    (store,) = agent._selfcheck.checks
+    assert agent.problems() == ["the API server has not answered yet", "not looked at yet: store"]
     (tmp_path / "checkpoints").rmdir()
-    await agent.check_store()
-    assert agent.problems()[1:] == [
-        f"{tmp_path}/checkpoints cannot be written (check the volume of storage.pvc)"
-    ]
+    await agent._selfcheck.look(store)
+    (problem,) = agent.problems()[1:]
+    assert problem.startswith(f"store: mkdir {tmp_path}/checkpoints/.preflight-node-1-")
+    assert problem.endswith("ENOENT: No such file or directory (check the volume of storage.pvc)")
     (tmp_path / "checkpoints").mkdir()
-    await agent.check_store()
+    await agent._selfcheck.look(store)
     for informer in (*agent._pod_informers, *agent._checkpoint_informers):
         informer.synced.set()
     assert agent.problems() == []
+
+
+async def test_what_is_under_way_is_told(agent):
+    async with agent._slots.taken("capture"):
+        found = agent.preflight()
+    assert (found.node, found.captures, found.restores) == ("node-1", 1, 0)
+    assert found.checks == []
+
+
+async def test_the_server_is_asked_for_its_date_by_a_thread(agent):
+    agent._loop = asyncio.get_running_loop()
+    text = await asyncio.to_thread(agent._server_date)
+    assert text.endswith("GMT")
 
 
 async def test_from_start_to_sigterm(agent, settings, tmp_path):
@@ -303,6 +318,26 @@ def test_the_environment_must_name_node_and_namespace(tmp_path, settings, monkey
     monkeypatch.setenv("POD_NAMESPACE", "")
     with pytest.raises(errors.ConfigError, match="NODE_NAME and POD_NAMESPACE not set"):
         main.run(path)
+
+
+def test_the_log_level_of_the_command_line_counts(tmp_path, settings, monkeypatch, quiet):
+    path = tmp_path / "chrek.yaml"
+    path.write_text(yaml.safe_dump({**settings, "logLevel": "error"}))
+    monkeypatch.delenv("NODE_NAME", raising=False)
+    for level, expected in (("", logging.ERROR), ("debug", logging.DEBUG)):
+        with pytest.raises(errors.ConfigError):
+            main.run(path, level)
+        assert logging.getLogger().level == expected
+
+
+def test_a_signal_path_that_cannot_be_used(kubeconfig, settings, tmp_path):
+    (tmp_path / "signals").touch()
+    made = msgspec.convert(settings, config.AgentConfig)
+    with pytest.raises(
+        errors.ConfigError, match=r"signal path cannot be used: .*signals"
+    ) as caught:
+        main.Agent(made, "node-1", "chrek")
+    assert "storage.signalHostPath" in caught.value.hint
 
 
 def test_a_configuration_that_cannot_be_used(tmp_path):

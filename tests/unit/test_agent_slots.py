@@ -13,7 +13,7 @@ async def test_more_wait_for_their_turn():
 
     async def operation():
         nonlocal running, most, ended
-        async with made.taken():
+        async with made.taken("restore"):
             running += 1
             most = max(most, running)
             await asyncio.sleep(0.01)
@@ -31,7 +31,7 @@ async def test_waiting_until_none_runs():
     leave = asyncio.Event()
 
     async def operation():
-        async with made.taken():
+        async with made.taken("restore"):
             await leave.wait()
             raise RuntimeError("an error gives the slot back as well")
 
@@ -50,7 +50,7 @@ async def test_an_operation_that_is_cancelled_gives_its_slot_back():
     made = slots.Slots(1)
 
     async def operation():
-        async with made.taken():
+        async with made.taken("restore"):
             await asyncio.sleep(60)
 
     task = asyncio.ensure_future(operation())
@@ -59,7 +59,7 @@ async def test_an_operation_that_is_cancelled_gives_its_slot_back():
     with pytest.raises(asyncio.CancelledError):
         await task
     assert await made.idle(timeout_seconds=0.01)
-    async with made.taken():
+    async with made.taken("restore"):
         assert made.busy
         waiting = asyncio.ensure_future(operation())
         await asyncio.sleep(0)
@@ -68,3 +68,22 @@ async def test_an_operation_that_is_cancelled_gives_its_slot_back():
         with pytest.raises(asyncio.CancelledError):
             await waiting
         assert made.waiting == 0
+
+
+async def test_operations_are_counted_by_kind():
+    """Those that run and those that wait; one that fails or is cancelled is gone."""
+    made = slots.Slots(1)
+    leave = asyncio.Event()
+
+    async def operation(kind):
+        async with made.taken(kind):
+            await leave.wait()
+            raise RuntimeError
+
+    tasks = [asyncio.ensure_future(operation(kind)) for kind in ("capture", "capture", "restore")]
+    await asyncio.sleep(0)
+    assert made.in_flight == {"capture": 2, "restore": 1}
+    tasks[1].cancel()
+    leave.set()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (made.in_flight["capture"], made.in_flight["restore"]) == (0, 0)

@@ -169,10 +169,10 @@ async def test_a_worker_without_checkpoint_starts_cold(scene, restoring):
 async def test_a_long_queue_is_not_joined(scene, restoring):
     calls = restoring()
     scene.settings = msgspec.structs.replace(scene.settings, maxQueuedRestores=1)
-    async with scene.slots.taken(), asyncio.TaskGroup() as group:
+    async with scene.slots.taken("capture"), asyncio.TaskGroup() as group:
 
         async def wait():
-            async with scene.slots.taken():
+            async with scene.slots.taken("capture"):
                 pass
 
         waits = group.create_task(wait())
@@ -410,7 +410,7 @@ async def test_silence_is_broken_while_others_have_the_slots(scene, restoring):
     """A start that waits for its turn must not look like a dead agent."""
     restoring()
     scene.settings = msgspec.structs.replace(scene.settings, silenceTimeoutSeconds=0.03)
-    async with scene.slots.taken():
+    async with scene.slots.taken("capture"):
         waiting = asyncio.ensure_future(scene.start(checkpoints=[scene.artifact()]))
         for _ in range(3):
             assert await scene.init.read("progress") == "progress queued"

@@ -32,7 +32,23 @@ spec:
         mode: auto
         identity: {model: meta-llama/Llama-3-8B, backendFramework: vllm, dtype: bfloat16}
 """
-COMMANDS = ("agent", "checkpoint", "copy", "export", "hash", "import", "operator", "prune")
+COMMANDS = (
+    *("agent", "checkpoint", "copy", "doctor", "export"),
+    *("hash", "import", "operator", "prune"),
+)
+CONFIG = {
+    "apiVersion": "chrek.nvidia.com/v1alpha1",
+    "release": "team-chrek",
+    "watchNamespaces": ["team"],
+}
+PROGRAMS = {
+    "agent": {**CONFIG, "kind": "AgentConfig"},
+    "operator": {
+        **{**CONFIG, "kind": "OperatorConfig", "initImage": "chrek-init:0"},
+        **{"leaseName": "l", "webhookName": "w", "webhookServiceName": "s"},
+        **{"certificateSecretName": "c", "agentServiceAccountName": "a"},
+    },
+}
 OTHER = """
 kind: Service
 spec: {identity: not ours}
@@ -155,6 +171,27 @@ def test_a_program_without_its_configuration(run, program):
     result = run(program, "--config", "/nonexistent/chrek.yaml")
     assert result.exit_code == errors.ConfigError.exit_code
     assert "/nonexistent/chrek.yaml" in result.stderr
+    result = run(program, "--config", "/nonexistent/chrek.yaml", "--log-level", "loud")
+    assert result.exit_code == 2
+    assert "'debug', 'info', 'warning', 'error'" in result.stderr
+
+
+@pytest.mark.parametrize("program", ["agent", "operator"])
+@pytest.mark.parametrize(("option", "level"), [([], "WARNING"), (["--log-level=debug"], "DEBUG")])
+def test_the_log_level_of_a_program(tmp_path, program, option, level):
+    """As far as a program comes that is in no cluster."""
+    path = tmp_path / "chrek.yaml"
+    path.write_text(yaml.safe_dump({**PROGRAMS[program], "logLevel": "warning"}))
+    code = (
+        "import logging\nfrom chrek import cli\n"
+        f"try:\n    cli.main({[program, '--config', str(path), *option]!r})\n"
+        "finally:\n    print(logging.getLevelName(logging.getLogger().level))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == errors.ConfigError.exit_code, done.stderr
+    assert done.stdout == f"{level}\n"
 
 
 @pytest.mark.parametrize(

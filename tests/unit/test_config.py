@@ -49,6 +49,7 @@ def test_defaults(tmp_path):
     assert loaded.storage.pvc.basePath == "/checkpoints"
     assert loaded.storage.pvc.pvcName == "chrek-pvc"
     assert loaded.signalHostPath == "/var/lib/chrek/signals"
+    assert loaded.startupTaint == ""
     assert loaded.silenceTimeoutSeconds < loaded.restoreTimeoutSeconds < loaded.dumpTimeoutSeconds
 
 

@@ -47,7 +47,8 @@ def test_help_loads_no_command():
 
 
 @pytest.mark.parametrize(
-    "name", ["agent", "checkpoint", "copy", "export", "hash", "import", "operator", "prune"]
+    "name",
+    ["agent", "checkpoint", "copy", "doctor", "export", "hash", "import", "operator", "prune"],
 )
 def test_help_of_a_command_loads_nothing_heavy(name):
     assert helped(name) & (HEAVY - {"click"} | {"aiohttp"}) == set()

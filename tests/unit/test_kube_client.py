@@ -1,7 +1,9 @@
 """The API client over real connections: paths, errors, retries, watches."""
 
 import asyncio
+import email.utils
 import json
+import time
 
 import pytest
 
@@ -181,3 +183,13 @@ async def test_every_request_is_observed(server):
         ("PATCH", "/api/v1/namespaces/ns/pods/p/status"),
         ("DRY-RUN", "/api/v1/namespaces/ns/pods/p"),
     ]
+
+
+async def test_the_servers_date_is_asked_once(server, connected):
+    text = await connected.date()
+    assert abs(email.utils.parsedate_to_datetime(text).timestamp() - time.time()) < 5
+    assert [path for _, path, _, _ in server.requests] == ["/version"]
+    server.refusals = [(503, "later"), (503, "later")]
+    with pytest.raises(errors.ApiError):
+        await connected.date()
+    assert len(server.requests) == 2

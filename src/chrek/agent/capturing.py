@@ -89,7 +89,7 @@ class Capturing:
                 allowed=allowed or pod.secrets_acknowledged or wanted.secrets_acknowledged,
             )
             try:
-                async with self._slots.taken():
+                async with self._slots.taken("capture"):
                     done = await self._attempt(conn, caller, pod, wanted, request, logger)
             except Exception as err:
                 if not caller.alive():

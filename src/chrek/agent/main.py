@@ -10,6 +10,7 @@ import pathlib
 import shutil
 import signal
 import socket
+from concurrent import futures
 
 from chrek import config, errors, log, peer
 from chrek import storage as storages
@@ -26,7 +27,9 @@ from chrek.agent import (
     probation,
     readers,
     report,
+    selfcheck,
     starts,
+    taint,
 )
 from chrek.agent import slots as slots_module
 from chrek.agent import sockets as sockets_module
@@ -35,17 +38,20 @@ from chrek.kube import api
 LOG = log.get(__name__)
 HELLO_SECONDS = 5.0
 SWEEP_SECONDS = 3600.0
-CHECK_SECONDS = 30.0
+CACHE_SECONDS = 30.0
 
 
-def run(config_path: pathlib.Path) -> int:
+def run(config_path: pathlib.Path, log_level: str = "") -> int:
     """Run until SIGTERM.
+
+    Args:
+        log_level: instead of the configuration's.
 
     Raises:
         ConfigError: the configuration or the environment is not usable.
     """
     settings = config.load(config_path, config.AgentConfig)
-    log.setup(settings.logLevel)
+    log.setup(log_level or settings.logLevel)
     missing = [name for name in ("NODE_NAME", "POD_NAMESPACE") if not os.environ.get(name)]
     if missing:
         raise errors.ConfigError(
@@ -65,7 +71,7 @@ class Agent:
         self._client = api.Client(api.credentials(), user_agent="chrek-agent")
         self._pods: dict[str, objects.Pod] = {}
         signals = pathlib.Path(settings.signalHostPath)
-        self._journal = journal.Journal(signals)
+        self._journal = _journal(signals)
         self._reporter = report.Reporter(self._client, node)
         slots = slots_module.Slots(settings.maxConcurrentOperations)
         self._slots = slots
@@ -76,7 +82,6 @@ class Agent:
             on_transfer=metrics.transferred,
         )
         self._prewarm = prewarm.Prewarm(self._storage, self._checkpoints)
-        self._store_problem = "the store has not been looked at yet"
         self._capturing = capturing.Capturing(
             settings, node, self._storage, self._reporter, slots, journal.Results(signals)
         )
@@ -99,6 +104,12 @@ class Agent:
             marks=self._readers,
             source=self._captures,
             call=calls.call,
+        )
+        self._selfcheck = selfcheck.Selfcheck(
+            selfcheck.of_node(settings, self._storage, node, self._server_date)
+        )
+        self._taint = taint.Taint(
+            self._client, node, settings.startupTaint, ready=lambda: not self.problems()
         )
         self._sockets = sockets_module.Sockets(pathlib.Path(settings.kubeletRoot), self._serve)
         self._pod_informers = [
@@ -127,15 +138,19 @@ class Agent:
         """Serve until SIGTERM, then finish what is in flight."""
         shutil.rmtree(self._settings.stagingPath, ignore_errors=True)
         stop = asyncio.Event()
-        loop = asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, stop.set)
-        runner = await http.serve(self._settings.httpPort, self.problems)
+            self._loop.add_signal_handler(number, stop.set)
+        runner = await http.serve(self._settings.httpPort, self.problems, self.preflight)
         tasks = [asyncio.create_task(informer.run()) for informer in self._checkpoint_informers]
         tasks += [asyncio.create_task(informer.run()) for informer in self._pod_informers]
         refusing = self._captures.refuse_others(self._pods, self._checkpoints)
         upkeep = [asyncio.create_task(self._prune_journal()), asyncio.create_task(self._sweep())]
-        upkeep.append(asyncio.create_task(self._watch_store()))
+        upkeep.append(asyncio.create_task(self._selfcheck.run()))
+        if self._settings.startupTaint:
+            upkeep.append(asyncio.create_task(self._taint.run()))
+        if self._storage.has_cache:
+            upkeep.append(asyncio.create_task(self._measure_cache()))
         upkeep.append(asyncio.create_task(self._prewarm.run()))
         upkeep.append(asyncio.create_task(refusing))
         upkeep.append(asyncio.create_task(self._capturing.tell_recovered()))
@@ -161,30 +176,28 @@ class Agent:
         synced += [informer.synced for informer in self._checkpoint_informers]
         if not all(event.is_set() for event in synced):
             found.append("the API server has not answered yet")
-        if self._store_problem:
-            found.append(self._store_problem)
-        return found
+        return found + self._selfcheck.problems()
 
-    async def _watch_store(self) -> None:
-        checked = 0.0
-        while True:
-            now = asyncio.get_running_loop().time()
-            if self._store_problem or now - checked >= self._storage.check_seconds:
-                await self.check_store()
-                checked = now
-            metrics.CACHE_BYTES.set(await asyncio.to_thread(self._storage.cache_bytes))
-            await asyncio.sleep(CHECK_SECONDS)
+    def preflight(self) -> http.Preflight:
+        """What this agent knows of its node, for whoever installs or upgrades."""
+        return http.Preflight(
+            node=self._node,
+            checks=self._selfcheck.outcomes(),
+            captures=self._slots.in_flight["capture"],
+            restores=self._slots.in_flight["restore"],
+        )
 
-    async def check_store(self) -> None:
-        """See whether the store can be used; `problems` tells."""
-        problem = ""
+    def _server_date(self) -> str:
+        """The API server's clock; called by a thread of a check."""
         try:
-            await asyncio.to_thread(self._storage.check)
-        except errors.ChrekError as err:
-            problem = str(err)
-            if problem != self._store_problem:
-                LOG.error("the store cannot be used", reason=err.reason, error=problem)
-        self._store_problem = problem
+            return asyncio.run_coroutine_threadsafe(self._client.date(), self._loop).result()
+        except futures.CancelledError as err:
+            raise errors.ApiError("the agent is ending") from err
+
+    async def _measure_cache(self) -> None:
+        while True:
+            metrics.CACHE_BYTES.set(await asyncio.to_thread(self._storage.cache_bytes))
+            await asyncio.sleep(CACHE_SECONDS)
 
     def _pod_changed(
         self, _key: str, pod: objects.Pod | None, previous: objects.Pod | None
@@ -271,3 +284,18 @@ class Agent:
 
     def _checkpoints(self) -> list[objects.Checkpoint]:
         return [value for i in self._checkpoint_informers for _, value in i.items()]
+
+
+def _journal(signals: pathlib.Path) -> journal.Journal:
+    """The journal of the agent before this one, and of this one.
+
+    Raises:
+        ConfigError: it cannot be read or made: without it, a pod would be restored again and again.
+    """
+    try:
+        return journal.Journal(signals)
+    except OSError as err:
+        raise errors.ConfigError(
+            f"the signal path cannot be used: {err}",
+            hint="set storage.signalHostPath to a directory of the nodes that root can write",
+        ) from err

@@ -34,6 +34,9 @@ TRANSFER_SECONDS = prometheus.Histogram(
     ["direction"],
     buckets=(0.1, 0.5, 1, 2, 5, 10, 30, 60, 120, 300, 900),
 )
+PREFLIGHT_FAILED = prometheus.Gauge(
+    "chrek_preflight_failed", "1 for each check of this node that failed, else 0.", ["check"]
+)
 CACHE_BYTES = prometheus.Gauge(
     "chrek_cache_bytes", "Size of what this node keeps of artifacts that are on a server."
 )

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import collections
 import contextlib
 from collections.abc import AsyncIterator
+from typing import Literal
+
+Kind = Literal["capture", "restore"]
 
 
 class Slots:
@@ -14,6 +18,8 @@ class Slots:
         self._free = asyncio.Semaphore(count)
         self.waiting = 0
         """Operations that wait for their turn, which comes in the order of their coming."""
+        self.in_flight: collections.Counter[Kind] = collections.Counter()
+        """Operations of each kind that wait or run."""
         self._active = 0
         self._idle = asyncio.Event()
         self._idle.set()
@@ -24,22 +30,29 @@ class Slots:
         return self._free.locked()
 
     @contextlib.asynccontextmanager
-    async def taken(self) -> AsyncIterator[None]:
+    async def taken(self, kind: Kind) -> AsyncIterator[None]:
         """Hold one slot."""
+        self.in_flight[kind] += 1
+        try:
+            await self._turn()
+            self._active += 1
+            self._idle.clear()
+            try:
+                yield
+            finally:
+                self._free.release()
+                self._active -= 1
+                if not self._active:
+                    self._idle.set()
+        finally:
+            self.in_flight[kind] -= 1
+
+    async def _turn(self) -> None:
         self.waiting += 1
         try:
             await self._free.acquire()
         finally:
             self.waiting -= 1
-        self._active += 1
-        self._idle.clear()
-        try:
-            yield
-        finally:
-            self._free.release()
-            self._active -= 1
-            if not self._active:
-                self._idle.set()
 
     async def idle(self, *, timeout_seconds: float) -> bool:
         """Wait until no operation runs; False when time is up."""

@@ -227,7 +227,7 @@ class Starts:
         steps = ["queued"]
         beat = asyncio.create_task(_heartbeat(conn, steps, silence / 3))
         try:
-            async with self._slots.taken(), self._reading(pod.namespace, plan) as marked:
+            async with self._slots.taken("restore"), self._reading(pod.namespace, plan) as marked:
                 result = await self._in_thread(caller, pod, plan, steps, marked, logger)
                 if plan.wake is not None:
                     steps.append("wake")

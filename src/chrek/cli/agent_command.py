@@ -7,6 +7,8 @@ import sys
 
 import click
 
+from chrek import log
+
 
 @click.command("agent")
 @click.option(
@@ -17,8 +19,13 @@ import click
     metavar="FILE",
     help="AgentConfig, as the chart writes it.",
 )
-def command(config_path: pathlib.Path) -> None:
+@click.option(
+    "--log-level",
+    type=click.Choice(log.LEVELS),
+    help="Instead of logLevel in the configuration.",
+)
+def command(config_path: pathlib.Path, log_level: str | None) -> None:
     """Serve this node: capture and restore its pods (runs in the DaemonSet)."""
     from chrek.agent import main
 
-    sys.exit(main.run(config_path))
+    sys.exit(main.run(config_path, log_level or ""))

@@ -7,6 +7,8 @@ import sys
 
 import click
 
+from chrek import log
+
 
 @click.command("operator")
 @click.option(
@@ -17,8 +19,13 @@ import click
     metavar="FILE",
     help="OperatorConfig, as the chart writes it.",
 )
-def command(config_path: pathlib.Path) -> None:
+@click.option(
+    "--log-level",
+    type=click.Choice(log.LEVELS),
+    help="Instead of logLevel in the configuration.",
+)
+def command(config_path: pathlib.Path, log_level: str | None) -> None:
     """Reconcile checkpoints and inject pods (runs in the Deployment)."""
     from chrek.operator import main
 
-    sys.exit(main.run(config_path))
+    sys.exit(main.run(config_path, log_level or ""))

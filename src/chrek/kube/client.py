@@ -12,7 +12,6 @@ import enum
 import random
 import socket
 import time
-import types
 import urllib.parse
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any, Self
@@ -107,12 +106,7 @@ class Client:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        value: BaseException | None,
-        traceback: types.TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_exc: object) -> None:
         await self.close()
 
     async def close(self) -> None:
@@ -140,12 +134,17 @@ class Client:
         while True:
             attempt += 1
             try:
-                return await self._once(method, path, query, body, content_type, timeout)
+                return (await self._once(method, path, query, body, content_type, timeout))[1]
             except errors.ApiError as err:
                 again = err.status == 429 or (method == "GET" and err.status in (0, 500, 503, 504))
                 if not again or attempt == ATTEMPTS:
                     raise
             await asyncio.sleep(RANDOM.uniform(0.5, 1.0) * 2 ** (attempt - 1))
+
+    async def date(self, *, timeout: float = 5.0) -> str:
+        """The server's clock, as the header `Date` of an answer has it; asked once."""
+        headers, _ = await self._once("GET", "/version", None, None, None, timeout)
+        return headers.get("Date", "")
 
     async def get(
         self,
@@ -306,7 +305,7 @@ class Client:
         body: object,
         content_type: str | None,
         timeout: float,
-    ) -> Object:
+    ) -> tuple[Mapping[str, str], Object]:
         headers = self._headers()
         data = None
         if body is not None:
@@ -323,8 +322,7 @@ class Client:
                     raise _refused(method, path, answer.status, raw)
         except (aiohttp.ClientError, TimeoutError, OSError) as err:
             raise _unanswered(method, path, err) from err
-        decoded: Object = msgspec.json.decode(raw) if raw else {}
-        return decoded
+        return answer.headers, msgspec.json.decode(raw) if raw else {}
 
     async def _stream(self, path: str, query: Query) -> AsyncIterator[tuple[str, Object]]:
         limits = aiohttp.ClientTimeout(

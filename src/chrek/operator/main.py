@@ -43,14 +43,17 @@ DRAIN_SECONDS = 3.0
 """A stopping replica answers so long while the API server learns that it is gone."""
 
 
-def run(config_path: pathlib.Path) -> int:
+def run(config_path: pathlib.Path, log_level: str = "") -> int:
     """Run until SIGTERM; returns the exit code.
+
+    Args:
+        log_level: instead of the configuration's.
 
     Raises:
         ConfigError: the configuration or the credentials cannot be used.
     """
     settings = config.load(config_path, config.OperatorConfig)
-    log.setup(settings.logLevel)
+    log.setup(log_level or settings.logLevel)
     credentials = api.credentials()
     return asyncio.run(Operator(settings, credentials).run())
 
