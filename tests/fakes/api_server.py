@@ -2,8 +2,8 @@
 
 It knows get, list with label selectors, create (with dry run and generated names), server-side
 apply (without merging), merge patch and delete, with resource versions as preconditions; `refuse`
-makes it answer with an error, `on_create` and `on_patch` may change what is written. What was asked
-is in `requests`.
+makes it answer with an error, `on_create` and `on_patch` may change what is written, `on_delete` is
+told what is gone. What was asked is in `requests`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ class ApiServer:
         self.texts = {}
         self.on_create = lambda path, body: None
         self.on_patch = lambda path, body: None
+        self.on_delete = lambda path: None
         self.version = 1
         handler = type("Handler", (_Handler,), {"api": self})
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
@@ -98,9 +99,11 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def _conflict(self, message):
         return self._answer(409, {"kind": "Status", "message": message, "code": 409})
 
-    def _version(self, body):
+    def _versioned(self, body):
+        """What is kept of a body, which itself stays as it was asked."""
         self.api.version += 1
-        body["metadata"]["resourceVersion"] = str(self.api.version)
+        metadata = {**body["metadata"], "resourceVersion": str(self.api.version)}
+        return {**body, "metadata": metadata}
 
     @staticmethod
     def _same(found, wanted):
@@ -125,7 +128,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if target in self.api.objects and metadata["name"] != f"{metadata.get('generateName')}x1":
             return self._conflict(f"{target} already exists")
         if "dryRun" not in query:
-            self._version(body)
+            # What `on_create` was given goes on to be the object.
+            body["metadata"] = self._versioned(body)["metadata"]
             self.api.objects[target] = body
         return self._answer(201, body)
 
@@ -137,11 +141,14 @@ class _Handler(http.server.BaseHTTPRequestHandler):
                 return self._missing(path)
             if not self._same(found, body.get("metadata") or {}):
                 return self._conflict(f"{path} has been modified")
-            merged = _merge(found, body)
-            self._version(merged)
+            merged = self._versioned(_merge(found, body))
             self.api.objects[path] = merged
             return self._answer(200, merged)
+        found = self.api.objects.get(path)
+        if found is not None and _unversioned(found) == _unversioned(body):
+            return self._answer(200, found)
         if "dryRun" not in query:
+            body = self._versioned(body)
             self.api.objects[path] = body
         return self._answer(200, body)
 
@@ -152,7 +159,13 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         if not self._same(found, (body or {}).get("preconditions") or {}):
             return self._conflict(f"{path} is another one")
         del self.api.objects[path]
+        self.api.on_delete(path)
         return self._answer(200, {"kind": "Status", "status": "Success"})
+
+
+def _unversioned(item):
+    metadata = {k: v for k, v in item["metadata"].items() if k != "resourceVersion"}
+    return {**item, "metadata": metadata}
 
 
 def _merge(old, new):
@@ -172,8 +185,10 @@ _COLLECTIONS = {
     "configmaps",
     "daemonsets",
     "dynamocheckpoints",
+    "events",
     "jobs",
     "leases",
+    "mutatingwebhookconfigurations",
     "nodes",
     "pods",
     "storageclasses",

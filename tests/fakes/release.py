@@ -45,6 +45,9 @@ SERVER = {
 }
 
 
+IDENTITY = {"model": "meta-llama/Llama-3-8B", "backendFramework": "vllm"}
+
+
 def connect(api):
     configuration = client.Configuration()
     configuration.host = api.url
@@ -72,8 +75,24 @@ def config(*, claim=None, server=None, **changes):
         "identities": [],
         "timeoutSeconds": 1,
         "maxUnavailableNodes": "10%",
+        "agentHttpPort": 8089,
+        "prewarm": [],
+        "nodePaths": ["/var/lib/chrek/signals/team-chrek"],
     }
     return msgspec.convert({**raw, **changes}, settings.ReleaseConfig)
+
+
+def prewarm(**changes):
+    """A checkpoint of the values."""
+    container = {"name": "main", "image": "worker", "command": ["serve"]}
+    job = {"podTemplateSpec": {"spec": {"containers": [container]}}}
+    wanted = {
+        "name": "llama",
+        "namespace": "team",
+        "everyNode": True,
+        "spec": {"identity": IDENTITY, "job": job},
+    }
+    return wanted | changes
 
 
 def crd(*, version="v1alpha1", served=True, labels=None, annotations=None):
@@ -114,6 +133,7 @@ def healthy(api):
     api.add("/api/v1/namespaces", {}, name="team")
     api.add(CRDS, crd())
     api.add(CLASSES, storage_class())
+    node(api, "n1")
 
 
 def running(api, *, nodes=("n1", "n2"), ready=None, unhealthy=(), replicas=1, ca="Y2E="):
@@ -125,11 +145,9 @@ def running(api, *, nodes=("n1", "n2"), ready=None, unhealthy=(), replicas=1, ca
         name="chrek-agent",
         generation=1,
     )
-    for node in nodes:
-        state = "False" if node in unhealthy else "True"
-        body = {"spec": {}, "status": {"conditions": [{"type": "Ready", "status": state}]}}
-        api.add(NODES, body, name=node)
-        agent(api, node, ready=node in ready)
+    for name in nodes:
+        node(api, name, ready=name not in unhealthy)
+        agent(api, name, ready=name in ready)
     api.add(
         DEPLOYMENTS,
         {
@@ -144,17 +162,71 @@ def running(api, *, nodes=("n1", "n2"), ready=None, unhealthy=(), replicas=1, ca
         name="chrek-operator",
         generation=1,
     )
-    hook = {"name": "pods", "clientConfig": {"caBundle": ca} if ca else {}}
-    api.add(WEBHOOKS, {"webhooks": [hook]}, name="team-chrek")
+    webhook(api, ca=ca)
+    api.on_create = inject
 
 
-def agent(api, node, *, ready, **status):
+def node(api, name, *, ready=True, labels=None, taints=(), info=None):
+    """A node, of which `info` is what its kubelet says of it."""
+    state = "True" if ready else "False"
+    known = {
+        "architecture": "amd64",
+        "operatingSystem": "linux",
+        "kernelVersion": "6.8.0",
+        "containerRuntimeVersion": "containerd://2.1.4",
+        "kubeletVersion": "v1.34.4",
+    }
+    body = {
+        "spec": {"taints": list(taints)} if taints else {},
+        "status": {
+            "conditions": [{"type": "Ready", "status": state}],
+            "nodeInfo": known | (info or {}),
+        },
+    }
+    return api.add(NODES, body, name=name, labels=labels or {})
+
+
+def webhook(api, name="team-chrek", *, ca="Y2E=", namespaces=("team",), annotations=None):
+    """A webhook configuration as the chart renders it, with what the operator wrote into it."""
+    key = "kubernetes.io/metadata.name"
+    selector = {"key": key, "operator": "In", "values": list(namespaces)}
+    hook = {
+        "name": "pods",
+        "clientConfig": {"caBundle": ca} if ca else {},
+        "namespaceSelector": {"matchExpressions": [selector]},
+    }
+    return api.add(
+        WEBHOOKS,
+        {"webhooks": [hook]},
+        name=name,
+        labels={"app.kubernetes.io/part-of": "chrek"},
+        annotations=annotations or {},
+    )
+
+
+def inject(path, body):
+    """What the webhook does to a pod that opts in."""
+    metadata = body["metadata"]
+    if path.endswith("/pods") and "nvidia.com/chrek-checkpoint" in metadata.get("annotations", {}):
+        metadata.setdefault("labels", {})["nvidia.com/chrek-managed"] = "true"
+
+
+def agent(api, node, *, ready, port=8089, **status):
+    """An agent's pod; `port` is where it answers."""
     state = "True" if ready else "False"
     api.add(
         PODS,
         {
-            "spec": {"nodeName": node},
-            "status": {"conditions": [{"type": "Ready", "status": state}], **status},
+            "spec": {
+                "nodeName": node,
+                "containers": [{"ports": [{"name": "http", "containerPort": port}]}],
+            },
+            "status": {
+                "phase": "Running",
+                "podIP": "127.0.0.1",
+                "conditions": [{"type": "Ready", "status": state}],
+                **status,
+            },
         },
         name=f"chrek-agent-{node}",
         labels={**AGENT_LABELS, "pod-template-generation": "1"},

@@ -1,6 +1,9 @@
+import msgspec
 import pytest
 
+from chrek.checks import agents as agent_checks
 from chrek.checks import report, rollout
+from fakes import agents as fake_agents
 from fakes import api_server, release
 
 pytestmark = pytest.mark.filterwarnings("ignore:HTTPResponse.getheaders:DeprecationWarning")
@@ -13,9 +16,19 @@ def api():
         yield server
 
 
-def agents(api, **changes):
+def agents(api, answers=None, **changes):
     config = release.config(**changes)
-    return rollout.agents(rollout.nodes(release.connect(api), config), config)
+    return rollout.agents(rollout.nodes(release.connect(api), config), config, answers)
+
+
+def said(*nodes, **what):
+    """What the agents of these nodes say, all the same."""
+    return {
+        f"chrek-agent-{node}": agent_checks.Answer(
+            msgspec.convert(fake_agents.preflight(node, **what), agent_checks.Preflight)
+        )
+        for node in nodes
+    }
 
 
 def statuses(outcomes):
@@ -32,7 +45,7 @@ def test_no_agent_is_ready(api):
     release.running(api, ready=())
     found = agents(api, maxUnavailableNodes="100%"[1:])
     assert found[-1].status is FAILED
-    assert found[-1].detail == "0 of 2 nodes have a ready agent"
+    assert found[-1].detail == "0 of 2 nodes have a ready agent; n1: not ready yet"
     assert "mend the agent on n1, n2" in found[-1].hint
 
 
@@ -75,6 +88,26 @@ def test_cordoned_nodes_say_so(api):
                 ]
             },
             "CrashLoopBackOff: KeyError: 'a'",
+        ),
+        (
+            {
+                "containerStatuses": [
+                    {
+                        "state": {"running": {}},
+                        "restartCount": 3,
+                        "lastState": {
+                            "terminated": {
+                                "message": "log\nerror: /a.yaml: b: unknown\n  hint: remove b\n"
+                            }
+                        },
+                    }
+                ]
+            },
+            "restarted 3 times: error: /a.yaml: b: unknown (remove b)",
+        ),
+        (
+            {"containerStatuses": [{"state": {"terminated": {"exitCode": 1}}}]},
+            "restarted 0 times",
         ),
         ({}, "not ready yet"),
     ],
@@ -153,13 +186,117 @@ def test_operator_of_the_release_before_does_not_count(api):
     assert rollout.operator(release.connect(api), release.config()).status is FAILED
 
 
-@pytest.mark.parametrize(("ca", "status"), [("Y2E=", OK), ("", FAILED)])
-def test_webhook(api, ca, status):
-    release.running(api, ca=ca)
-    assert rollout.webhook(release.connect(api), release.config()).status is status
+def test_a_node_is_a_table_of_what_its_agent_says(api):
+    release.running(api, nodes=("n1",))
+    checks = [
+        fake_agents.check("kernel", detail="6.8"),
+        fake_agents.check("clock", "warn", "7 s ahead", "run an NTP client"),
+    ]
+    found = agents(api, said("n1", checks=checks))
+    assert found[0] == report.ok("node n1", "agent ready (chrek-agent-n1), 1 of 2 checks passed")
+    assert found[1] == report.ok("n1/kernel", "6.8")
+    assert found[2] == report.warning("n1/clock", "7 s ahead", "run an NTP client")
+    assert statuses(found[3:]) == [("agents", OK)]
 
 
-def test_webhook_that_somebody_deleted(api):
-    found = rollout.webhook(release.connect(api), release.config())
-    assert found.status is FAILED
-    assert "team-chrek: not found" in found.detail
+def test_many_nodes_that_are_as_they_should_be_take_a_line_each(api):
+    nodes = [f"n{number}" for number in range(100)]
+    release.running(api, nodes=nodes)
+    answers = said(*nodes, checks=[fake_agents.check("kernel")])
+    found = agents(api, answers)
+    assert len(found) == 101
+    assert found[0].detail == "agent ready (chrek-agent-n0), 1 of 1 checks passed"
+    slow = fake_agents.check("clock", "warn", "7 s ahead", "run an NTP client")
+    answers |= said(*nodes[:99], checks=[slow])
+    found = agents(api, answers)
+    # In the order of the names.
+    assert found[100] == report.warning(
+        "clock", "n0, n1, n10 and 96 more: 7 s ahead", "run an NTP client"
+    )
+    assert statuses(found[101:]) == [("agents", OK)]
+
+
+def test_an_agent_that_is_not_ready_says_which_check_failed(api):
+    release.running(api, ready=("n1",))
+    checks = [
+        fake_agents.check("store", "fail", "Read-only file system", "mount it read-write"),
+        fake_agents.check("clock", "warn", "7 s ahead", "run an NTP client"),
+    ]
+    answers = said("n2", checks=checks, problems=["store: Read-only file system"])
+    found = agents(api, answers, maxUnavailableNodes="0")
+    assert found[1] == report.warning(
+        "node n2", "store: Read-only file system", "mount it read-write"
+    )
+    assert found[2].name == "n2/clock"
+    assert found[-1].detail == ("1 of 2 nodes have a ready agent; n2: store: Read-only file system")
+    assert found[-1].hint.startswith("mend the agent on n2 (mount it read-write); ")
+    # Within the allowance it is no failure.
+    assert report.failures(agents(api, answers, maxUnavailableNodes="1")) == []
+
+
+def test_an_agent_whose_checks_are_fine_says_what_it_waits_for(api):
+    release.running(api, nodes=("n1",), ready=())
+    found = agents(api, said("n1", problems=["pods of the node are not listed yet"]))
+    assert found[0].detail == "pods of the node are not listed yet"
+    assert "kubectl logs chrek-agent-n1" in found[0].hint
+
+
+def test_an_older_agent_does_not_speak_for_the_new_one(api):
+    release.running(api, nodes=("n1",))
+    daemon_set = api.objects[f"{release.DAEMON_SETS}/chrek-agent"]
+    daemon_set["metadata"]["generation"] = daemon_set["status"]["observedGeneration"] = 2
+    found = agents(api, said("n1", problems=["stopping"]))
+    assert found[0].detail == "an older agent still runs"
+
+
+def test_agents_that_cannot_be_read(api):
+    release.running(api)
+    lost = agent_checks.Answer(error="timed out")
+    answers = {"chrek-agent-n1": lost, "chrek-agent-n2": agent_checks.Answer(silent=True)}
+    found = agents(api, answers)
+    assert statuses(found) == [
+        ("node n1", OK),
+        ("n1/preflight", WARNING),
+        ("node n2", OK),
+        ("n2/preflight", OK),
+        ("agents", OK),
+    ]
+    assert "NetworkPolicy" in found[1].hint
+    # Of one that is not ready something else is to be said.
+    release.agent(api, "n1", ready=False)
+    assert "n1/preflight" not in [outcome.name for outcome in agents(api, answers)]
+
+
+EVENTS = "/api/v1/namespaces/team/events"
+
+
+def event(api, name, uid, message, when):
+    body = {"involvedObject": {"uid": uid}, "message": message, "lastTimestamp": when}
+    api.add(EVENTS, body, name=name)
+
+
+def test_what_the_kubelet_cannot_set_up_is_in_events(api):
+    """The newest counts, of that pod; a pod that has started says itself what is wrong."""
+    release.running(api, ready=("n1",))
+    api.objects[f"{release.PODS}/chrek-agent-n2"]["metadata"]["uid"] = "u2"
+    event(api, "a", "u2", "old news", "2026-11-28T10:00:00Z")
+    text = 'MountVolume.SetUp failed for volume "signals":\nno directory'
+    event(api, "b", "u2", text, "2026-11-28T11:00:00Z")
+    event(api, "c", "u3", "somebody else's", "2026-11-28T12:00:00Z")
+    cluster, config = release.connect(api), release.config()
+    found = rollout.warned(cluster, config, rollout.nodes(cluster, config))
+    assert [node.problem for node in found] == [
+        "",
+        'not ready yet: MountVolume.SetUp failed for volume "signals": no directory',
+    ]
+    api.refuse("GET", EVENTS, status=403, message="no")
+    again = rollout.warned(cluster, config, rollout.nodes(cluster, config))
+    assert [node.problem for node in again] == ["", "not ready yet"]
+
+
+def test_events_are_left_alone_when_all_is_well(api):
+    release.running(api)
+    cluster, config = release.connect(api), release.config()
+    found = rollout.nodes(cluster, config)
+    assert rollout.warned(cluster, config, found) == found
+    assert EVENTS not in [path for _, path, _, _ in api.requests]

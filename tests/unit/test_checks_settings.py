@@ -30,6 +30,9 @@ RAW = {
     "identities": [],
     "timeoutSeconds": 1,
     "maxUnavailableNodes": "10%",
+    "agentHttpPort": 8089,
+    "prewarm": [],
+    "nodePaths": ["/var/lib/chrek/signals/team-chrek"],
 }
 
 
@@ -72,6 +75,7 @@ def test_load_of_a_store_on_a_server(tmp_path):
         ({"store": {"kind": "Disk"}}, r"Invalid value 'Disk' - at `\$\.store\.kind`"),
         ({"kind": "AgentConfig"}, "Invalid value 'AgentConfig'"),
         ({"surplus": 1}, "unknown field `surplus`"),
+        ({"prewarm": [{"name": "a"}]}, r"missing required field `namespace`.*`\$\.prewarm"),
         ({"timeoutSeconds": "1"}, r"Expected `int`, got `str` - at `\$\.timeoutSeconds`"),
     ],
 )
@@ -87,9 +91,28 @@ def test_load_of_no_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [("[", "pod.yaml: while parsing"), ("a: 2026-99-99", "pod.yaml: "), ("spec: {}", "not a pod")],
+)
+def test_a_pod_that_is_none(tmp_path, text, message):
+    path = tmp_path / "pod.yaml"
+    path.write_text(text)
+    with pytest.raises(errors.ConfigError, match=message):
+        settings.load_pod(path)
+
+
+@pytest.mark.parametrize(
     ("wanted", "nodes", "allowed"),
     [("0", 9, 0), ("3", 9, 3), ("10%", 9, 0), ("10%", 10, 1), ("10%", 19, 1), ("50%", 4, 2)],
 )
 def test_allowed_unavailable_rounds_down(tmp_path, wanted, nodes, allowed):
     config = settings.load(write(tmp_path, maxUnavailableNodes=wanted))
     assert config.allowed_unavailable(nodes) == allowed
+
+
+def test_the_label_of_a_release_is_short_and_its_own(tmp_path):
+    assert settings.load(write(tmp_path)).label() == "team-chrek"
+    long = [f"{'n' * 63}-{name}" for name in ("chrek-a", "chrek-b")]
+    labels = [settings.load(write(tmp_path, release=name)).label() for name in long]
+    assert [len(label) for label in labels] == [63, 63]
+    assert labels[0] != labels[1]

@@ -28,25 +28,61 @@ def test_a_cluster_that_can_hold_the_release(api, tmp_path):
     assert [outcome.name for outcome in found] == [
         "kubernetes-version",
         "namespaces",
+        "releases",
         "identities",
         "crds",
         "storage",
+        "nodes",
         "pod-security",
     ]
 
 
 def test_every_failure_is_told_at_once(api, tmp_path):
     api.objects.clear()
-    found = report.failures(check(api, tmp_path, watchNamespaces=["a"]))
-    assert [outcome.name for outcome in found] == ["namespaces", "crds", "storage"]
+    release.webhook(api, "b-chrek", namespaces=("a",))
+    api.refuse("POST", release.PODS, status=403, message="violates PodSecurity")
+    pod = {**POD, "spec": {"containers": [], "runtimeClassName": "none"}}
+    (tmp_path / "agent-pod.yaml").write_text(yaml.safe_dump(pod))
+    wanted = {"watchNamespaces": ["a"], "prewarm": [release.prewarm()]}
+    found = report.failures(check(api, tmp_path, **wanted))
+    assert [outcome.name for outcome in found] == [
+        "namespaces",
+        "releases",
+        "crds",
+        "prewarm",
+        "storage",
+        "runtime-class",
+        "pod-security",
+    ]
     assert all(outcome.hint for outcome in found)
 
 
 def test_nothing_is_changed(api, tmp_path):
     (tmp_path / "agent-pod.yaml").write_text(yaml.safe_dump(POD))
-    check(api, tmp_path)
-    writes = [(m, query) for m, _, query, _ in api.requests if m != "GET"]
-    assert writes == [("POST", {"dryRun": "All"})]
+    before = dict(api.objects)
+    found = check(api, tmp_path, prewarm=[release.prewarm()])
+    assert not report.failures(found)
+    writes = [(m, query["dryRun"]) for m, _, query, _ in api.requests if m != "GET"]
+    assert writes == [("PATCH", "All"), ("POST", "All")]
+    assert api.objects == before
+
+
+def test_checkpoints_are_not_looked_at_when_nobody_would_make_them(api, tmp_path):
+    found = check(api, tmp_path, prewarm=[release.prewarm()], operatorName="")
+    assert "prewarm" not in [outcome.name for outcome in found]
+
+
+def test_the_namespace_is_asked_about_the_agent_although_its_runtime_class_is_missing(
+    api, tmp_path
+):
+    """Admission says only the first thing that is wrong."""
+    pod = {**POD, "spec": {"containers": [], "runtimeClassName": "none"}}
+    (tmp_path / "agent-pod.yaml").write_text(yaml.safe_dump(pod))
+    found = report.failures(check(api, tmp_path))
+    assert [outcome.name for outcome in found] == ["runtime-class"]
+    method, _, _, body = api.requests[-1]
+    assert method == "POST"
+    assert "runtimeClassName" not in body["spec"]
 
 
 def test_a_store_on_a_server_needs_no_storage_class(api, tmp_path):

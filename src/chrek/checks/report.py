@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 
 class Status(enum.StrEnum):
@@ -30,6 +30,15 @@ class Outcome:
     status: Status
     detail: str
     hint: str = ""
+
+
+Attempt = Callable[[str, Callable[[], Sequence[Outcome]]], Sequence[Outcome]]
+"""Runs a check, given the check's name; may turn an error into an outcome of that name."""
+
+
+def plainly(_: str, check: Callable[[], Sequence[Outcome]]) -> Sequence[Outcome]:
+    """Run a check; its errors end the program."""
+    return check()
 
 
 def ok(name: str, detail: str) -> Outcome:

@@ -1,15 +1,24 @@
-"""Whether a release came up: an outcome for each node, for the operator and for its webhook."""
+"""Whether a release came up: an outcome for each node, and one for the operator."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from chrek import errors
+from chrek.checks import agents as agent_checks
+from chrek.checks import nodes as node_checks
 from chrek.checks import report, settings
 from chrek.kube import workstation
 
 Object = dict[str, Any]
+
+OUTDATED = "an older agent still runs"
+NOT_YET = "not ready yet"
+SETTING_UP = "ContainerCreating"
+"""The kubelet's word for a container that waits for its volumes, network or image."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,33 +29,49 @@ class Node:
         name: of the node.
         healthy: whether the node itself is Ready; nothing starts on one that is not.
         cordoned: whether it takes no new pods (a DaemonSet's are exempt).
-        agent: name of the agent's pod; empty when there is none yet.
+        pod: the agent's.
         ready: whether that agent is ready and up to date.
         problem: why it is not.
+        hint: what to do about that.
     """
 
     name: str
     healthy: bool
     cordoned: bool
-    agent: str
+    pod: Object
     ready: bool
     problem: str
+    hint: str = ""
 
-    def outcome(self) -> report.Outcome:
+    @property
+    def agent(self) -> str:
+        """Name of the agent's pod."""
+        return str(self.pod["metadata"]["name"])
+
+    def explained(self, answer: agent_checks.Answer | None) -> Node:
+        """With what the agent itself says of why it is not ready."""
+        problem, hint = answer.why() if answer and not self.ready else ("", "")
+        # An agent that is to be replaced says nothing of the one that is waited for.
+        if not problem or self.problem == OUTDATED:
+            return self
+        return dataclasses.replace(self, problem=problem, hint=hint)
+
+    def outcome(self, answer: agent_checks.Answer | None = None) -> report.Outcome:
+        """The node's line; `answer` is what its agent says of it."""
         where = f"node {self.name}"
         state = ", cordoned" if self.cordoned else ""
         if self.ready:
-            return report.ok(where, f"agent ready ({self.agent}){state}")
+            told = answer.summary() if answer else ""
+            checks = f", {told}" if told else ""
+            return report.ok(where, f"agent ready ({self.agent}){checks}{state}")
         if not self.healthy:
             return report.warning(
                 where, f"the node is NotReady{state}", "pods there start cold until it is back"
             )
-        hint = (
-            f"see kubectl logs {self.agent} and kubectl describe pod {self.agent}"
-            if self.agent
-            else "see kubectl describe of the DaemonSet"
-        )
-        return report.warning(where, f"{self.problem}{state}", hint)
+        return report.warning(where, f"{self.problem}{state}", self.hint or self._look())
+
+    def _look(self) -> str:
+        return f"see kubectl logs {self.agent} and kubectl describe pod {self.agent}"
 
 
 def nodes(cluster: workstation.Cluster, config: settings.ReleaseConfig) -> list[Node] | None:
@@ -63,7 +88,7 @@ def nodes(cluster: workstation.Cluster, config: settings.ReleaseConfig) -> list[
     by_node = {_node_of(pod): pod for pod in pods if not pod["metadata"].get("deletionTimestamp")}
     found = [
         _node(node, by_node[node["metadata"]["name"]], generation)
-        for node in cluster.find(workstation.path("v1", "nodes"))
+        for node in node_checks.every(cluster)
         if node["metadata"]["name"] in by_node
     ]
     if len(found) < status.get("desiredNumberScheduled", 0):
@@ -71,8 +96,56 @@ def nodes(cluster: workstation.Cluster, config: settings.ReleaseConfig) -> list[
     return sorted(found, key=lambda node: node.name)
 
 
-def agents(found: Sequence[Node] | None, config: settings.ReleaseConfig) -> list[report.Outcome]:
-    """One outcome a node, and one for all of them together."""
+def warned(
+    cluster: workstation.Cluster, config: settings.ReleaseConfig, found: Sequence[Node]
+) -> list[Node]:
+    """Nodes with what the kubelet says of pods that it cannot start: only Events tell.
+
+    Such as a directory of the node that is a file, or a volume that cannot be mounted.
+    """
+    if not any(_is_set_up(node) for node in found):
+        return [*found]
+    path = workstation.path("v1", "events", config.namespace)
+    query = {"fieldSelector": "involvedObject.kind=Pod,type=Warning"}
+    try:
+        events = json.loads(cluster.request("GET", path, query=query)).get("items") or []
+    except errors.ApiError:
+        # Who may not read Events is told what else is known.
+        return [*found]
+    newest = {
+        event["involvedObject"].get("uid", ""): str(event.get("message") or "")
+        for event in sorted(events, key=_when)
+    }
+    result = []
+    for node in found:
+        text = newest.get(node.pod["metadata"].get("uid", "-"), "")
+        if text and _is_set_up(node):
+            problem = f"{node.problem}: {' '.join(text.split())}"
+            node = dataclasses.replace(node, problem=problem)
+        result.append(node)
+    return result
+
+
+def _is_set_up(node: Node) -> bool:
+    return node.healthy and node.problem in (NOT_YET, SETTING_UP)
+
+
+def _when(event: Object) -> str:
+    return str(event.get("lastTimestamp") or event.get("eventTime") or "")
+
+
+def agents(
+    found: Sequence[Node] | None,
+    config: settings.ReleaseConfig,
+    answers: Mapping[str, agent_checks.Answer] | None = None,
+) -> list[report.Outcome]:
+    """One outcome a node, what its agent says of it, and one for all of them together.
+
+    Args:
+        found: the nodes; none while that is not decided.
+        config: how many may be without an agent.
+        answers: by name of pod, of the agents that were asked.
+    """
     name = "agents"
     if found is None:
         return [
@@ -90,23 +163,51 @@ def agents(found: Sequence[Node] | None, config: settings.ReleaseConfig) -> list
                 "label nodes, or correct the values; until then every pod starts cold",
             )
         ]
-    rows = [node.outcome() for node in found]
+    answers = answers or {}
+    found = [node.explained(answers.get(node.agent)) for node in found]
+    rows = _rows(found, answers)
     ready = sum(node.ready for node in found)
-    expected = [node for node in found if node.healthy]
-    missing = [node.name for node in expected if not node.ready]
+    missing = [node for node in found if node.healthy and not node.ready]
     text = f"{ready} of {len(found)} nodes have a ready agent"
     allowed = config.allowed_unavailable(len(found))
     if not ready or len(missing) > allowed:
+        named = node_checks.named([node.name for node in missing or found])
+        first = missing[0] if missing else None
+        if first and first.problem:
+            text += f"; {first.name}: {first.problem}"
         return [
             *rows,
             report.failed(
                 name,
                 text,
-                f"mend the agent on {', '.join(missing or [node.name for node in found])}; "
-                f"hooks.maxUnavailableNodes={config.maxUnavailableNodes} allows {allowed} without",
+                f"mend the agent on {named}"
+                + (f" ({first.hint})" if first and first.hint else "")
+                + f"; hooks.maxUnavailableNodes={config.maxUnavailableNodes} allows {allowed} "
+                "without",
             ),
         ]
     return [*rows, report.ok(name, text)]
+
+
+def _rows(
+    found: Sequence[Node], answers: Mapping[str, agent_checks.Answer]
+) -> list[report.Outcome]:
+    """A table of each of a few nodes; of many only what is not as it should be."""
+    # Why an agent is not ready is said already.
+    asked = {
+        node.name: answer
+        for node in found
+        if (answer := answers.get(node.agent)) and (node.ready or answer.preflight)
+    }
+    rows: list[report.Outcome] = []
+    for node in found:
+        answer = asked.get(node.name)
+        rows.append(node.outcome(answer))
+        if answer and len(found) <= agent_checks.FULL_TABLES:
+            rows += agent_checks.table(node.name, answer)
+    if len(found) > agent_checks.FULL_TABLES:
+        rows += agent_checks.merged(asked)
+    return rows
 
 
 def operator(cluster: workstation.Cluster, config: settings.ReleaseConfig) -> report.Outcome:
@@ -132,22 +233,6 @@ def operator(cluster: workstation.Cluster, config: settings.ReleaseConfig) -> re
     return report.ok(name, text)
 
 
-def webhook(cluster: workstation.Cluster, config: settings.ReleaseConfig) -> report.Outcome:
-    """The API server can verify the webhook: the operator has written the CA."""
-    name = "webhook"
-    path = workstation.path(
-        "admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations", name=config.webhookName
-    )
-    found = cluster.get(path)
-    hint = f"see kubectl logs deployment/{config.operatorName} -n {config.namespace}"
-    if found is None:
-        text = f"MutatingWebhookConfiguration {config.webhookName}: not found"
-        return report.failed(name, text, hint)
-    if not all(hook["clientConfig"].get("caBundle") for hook in found["webhooks"]):
-        return report.failed(name, f"{config.webhookName} has no caBundle yet", hint)
-    return report.ok(name, f"{config.webhookName} has a caBundle")
-
-
 def _node_of(pod: Object) -> str:
     """The node that a pod of a DaemonSet is for: it is bound, or its affinity names it."""
     if pod["spec"].get("nodeName"):
@@ -165,12 +250,12 @@ def _node(node: Object, pod: Object, generation: int) -> Node:
     conditions = {c["type"]: c for c in (node.get("status") or {}).get("conditions") or []}
     labels = pod["metadata"].get("labels") or {}
     current = str(labels.get("pod-template-generation", generation)) == str(generation)
-    problem = "an older agent still runs" if not current else _problem(pod)
+    problem = OUTDATED if not current else _problem(pod)
     return Node(
         name=node["metadata"]["name"],
         healthy=(conditions.get("Ready") or {}).get("status") == "True",
         cordoned=bool(node["spec"].get("unschedulable")),
-        agent=pod["metadata"]["name"],
+        pod=pod,
         ready=not problem,
         problem=problem,
     )
@@ -183,13 +268,22 @@ def _problem(pod: Object) -> str:
     if (conditions.get("Ready") or {}).get("status") == "True":
         return ""
     for container in status.get("containerStatuses") or []:
-        waiting = (container.get("state") or {}).get("waiting")
-        ended = (container.get("lastState") or {}).get("terminated") or {}
-        if waiting:
-            said = ended.get("message") or waiting.get("message") or ""
-            last_line = said.strip().rpartition("\n")[2]
-            return ": ".join(filter(None, [waiting.get("reason", "waiting"), last_line]))
+        state = container.get("state") or {}
+        waiting = state.get("waiting") or {}
+        ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated")
+        if waiting or ended:
+            times = f"restarted {container.get('restartCount', 0)} times"
+            said = (ended or {}).get("message") or waiting.get("message") or ""
+            return ": ".join(filter(None, [waiting.get("reason") or times, _last_words(said)]))
     scheduled = conditions.get("PodScheduled") or {}
     if scheduled.get("status") == "False":
         return f"{scheduled.get('reason', 'unscheduled')}: {scheduled.get('message', '')}"
-    return "not ready yet"
+    return NOT_YET
+
+
+def _last_words(said: str) -> str:
+    """The last line of what a program said; a hint of ours follows the error it belongs to."""
+    lines = [line.strip() for line in said.strip().splitlines()]
+    if len(lines) > 1 and lines[-1].startswith("hint: "):
+        return f"{lines[-2]} ({lines[-1].removeprefix('hint: ')})"
+    return lines[-1] if lines else ""

@@ -1,8 +1,9 @@
 """After an installation, an upgrade or a rollback: wait until the release works.
 
 Fails when the operator or its webhook does not come up, when no agent is ready, or when more nodes
-than `hooks.maxUnavailableNodes` are without one; every node is a line either way. Then the hashes
-of the identities in the values are written to a ConfigMap. Idempotent.
+than `hooks.maxUnavailableNodes` are without one; every node is a line either way, with what its
+agent says of it. Then the hashes of the identities in the values are written to a ConfigMap, and
+the DynamoCheckpoints of the values are made. Idempotent.
 """
 
 from __future__ import annotations
@@ -11,16 +12,17 @@ from collections.abc import Sequence
 
 from chrek import identity
 from chrek.checks import after, report, settings
-from chrek.hooks import program
+from chrek.hooks import prewarm, program
 from chrek.kube import workstation
 
 MANAGER = "chrek-identities"
 
 
 def wait_and_write(context: program.Context) -> Sequence[report.Outcome]:
-    """Wait for the release, then write the identities."""
-    outcomes = after.wait(context.cluster, context.config)
-    return [*outcomes, *write_identities(context.cluster, context.config)]
+    """Wait for the release, then write the identities and the checkpoints."""
+    cluster, config = context.cluster, context.config
+    outcomes = after.wait(cluster, config)
+    return [*outcomes, *write_identities(cluster, config), *prewarm.write(cluster, config)]
 
 
 def write_identities(
