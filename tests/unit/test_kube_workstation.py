@@ -1,4 +1,5 @@
 import decimal
+import time
 import urllib.error
 
 import pytest
@@ -118,6 +119,27 @@ def test_connect_says_how_to_name_a_cluster(tmp_path, monkeypatch):
         workstation.connect()
 
 
+def test_an_impatient_connection_asks_once(api, cluster):
+    answered = api.texts
+
+    class Slow(dict):
+        def __contains__(self, _):
+            time.sleep(1.5)
+            return False
+
+    api.texts = Slow()
+    # It will answer to nobody.
+    api._server.handle_error = lambda *_: None
+    with pytest.raises(errors.ApiError, match="no answer from") as caught:
+        cluster.impatient(0.5, parallel=3).get(f"{PODS}/a")
+    assert caught.value.status == 0
+    assert len(api.requests) == 1
+    api.texts = answered
+    api.add(PODS, {"metadata": {"name": "a"}})
+    assert cluster.impatient(5, parallel=3).get(f"{PODS}/a") is not None
+    assert cluster.get(f"{PODS}/a") is not None
+
+
 @pytest.fixture
 def kubeconfig(tmp_path):
     file = tmp_path / "config"
@@ -141,6 +163,35 @@ def test_the_default_namespace_is_the_contexts(kubeconfig, monkeypatch):
     assert workstation.default_namespace() == "team"
     kubeconfig.unlink()
     assert workstation.default_namespace() == "default"
+
+
+def test_a_context_of_the_kubeconfig(kubeconfig, monkeypatch):
+    monkeypatch.setenv("KUBECONFIG", str(kubeconfig))
+    assert workstation.default_namespace("b") == "team"
+    assert workstation.default_namespace("a") == "default"
+    kubeconfig.write_text(
+        kubeconfig.read_text()
+        .replace("clusters: [", "clusters: [{name: d, cluster: {server: 'http://192.0.2.3:1'}}, ")
+        .replace("name: b, context: {cluster: a", "name: b, context: {cluster: d")
+    )
+    assert "192.0.2.3" in host(workstation.connect(context="b"))
+    assert "192.0.2.2" in host(workstation.connect())
+    with pytest.raises(errors.ConfigError, match="nowhere") as caught:
+        workstation.connect(context="nowhere")
+    assert "one of its contexts" in caught.value.hint
+
+
+def test_a_context_counts_inside_a_pod_as_well(kubeconfig, monkeypatch):
+    monkeypatch.delenv("KUBECONFIG", raising=False)
+    monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "192.0.2.9")
+    monkeypatch.setenv("KUBERNETES_SERVICE_PORT", "443")
+    assert "192.0.2.2" in host(workstation.connect(kubeconfig, context="b"))
+    with pytest.raises(errors.ConfigError, match="cannot tell how to reach a cluster"):
+        workstation.connect(context="nowhere")
+
+
+def host(cluster):
+    return cluster._api.configuration.host
 
 
 def test_connect_prefers_the_file_given(kubeconfig, monkeypatch):

@@ -20,6 +20,7 @@ _COMMANDS = {
     "agent": "Serve this node: capture and restore its pods (runs in the DaemonSet).",
     "checkpoint": "Make a checkpoint of a workload that runs: its own pods are what is captured.",
     "copy": "Copy checkpoints from one store into another.",
+    "doctor": "Check a cluster and the releases of chrek in it, and say what to do.",
     "export": "Write a checkpoint into a tar file.",
     "hash": "Print the identity hash of checkpoints and deployments in YAML files.",
     "import": "Take a checkpoint out of a file of `chrek export` into a store.",

@@ -7,6 +7,7 @@ takes a second or two, so that agent and operator use `chrek.kube.client` instea
 
 from __future__ import annotations
 
+import copy
 import decimal
 import json
 import os
@@ -52,10 +53,28 @@ def quantity(text: str) -> decimal.Decimal:
 
 
 class Cluster:
-    """A connection to one API server."""
+    """A connection to one API server; threads may share it."""
 
-    def __init__(self, configuration: client.Configuration) -> None:
+    def __init__(
+        self,
+        configuration: client.Configuration,
+        *,
+        timeout_seconds: tuple[float, float] = TIMEOUT_SECONDS,
+    ) -> None:
         self._api = client.ApiClient(configuration)
+        self._timeout_seconds = timeout_seconds
+
+    def impatient(self, seconds: float, *, parallel: int) -> Cluster:
+        """Another connection to it, for questions that may have no answer.
+
+        Args:
+            seconds: to be answered; nothing is asked twice.
+            parallel: how many threads will use it.
+        """
+        configuration = copy.deepcopy(self._api.configuration)
+        configuration.retries = 0
+        configuration.connection_pool_maxsize = parallel
+        return Cluster(configuration, timeout_seconds=(TIMEOUT_SECONDS[0], seconds))
 
     def request(
         self,
@@ -81,7 +100,7 @@ class Cluster:
                 auth_settings=["BearerToken"],
                 _preload_content=False,
                 _return_http_data_only=True,
-                _request_timeout=TIMEOUT_SECONDS,
+                _request_timeout=self._timeout_seconds,
             )
         except client.ApiException as err:
             raise errors.ApiError(
@@ -155,39 +174,49 @@ class Cluster:
         return data.decode(errors="replace")
 
 
-def connect(kubeconfig: pathlib.Path | None = None) -> Cluster:
+def connect(kubeconfig: pathlib.Path | None = None, *, context: str | None = None) -> Cluster:
     """Connect as the pod's service account, or as kubectl does.
 
     Precedence: the file given, the files of KUBECONFIG, the service account when in a pod, then
     ~/.kube/config.
+
+    Args:
+        kubeconfig: a file.
+        context: of the kubeconfig files; by default their current one.
 
     Raises:
         ConfigError: there is no usable configuration.
     """
     configuration = client.Configuration()
     try:
-        if _in_pod() and kubeconfig is None:
+        if _in_pod() and kubeconfig is None and context is None:
             config.load_incluster_config(client_configuration=configuration)
         else:
             # The client reads KUBECONFIG once, when it is imported.
             files = os.fspath(kubeconfig) if kubeconfig else os.environ.get("KUBECONFIG")
-            config.load_kube_config(files, client_configuration=configuration)
+            config.load_kube_config(files, context=context, client_configuration=configuration)
     except (config.ConfigException, OSError) as err:
-        raise errors.ConfigError(
-            f"cannot tell how to reach a cluster: {err}", hint="set KUBECONFIG to a kubeconfig file"
-        ) from err
+        hint = "set KUBECONFIG to a kubeconfig file"
+        if context is not None:
+            hint += ", and name one of its contexts: kubectl config get-contexts"
+        raise errors.ConfigError(f"cannot tell how to reach a cluster: {err}", hint=hint) from err
     return Cluster(configuration)
 
 
-def default_namespace() -> str:
-    """The namespace that kubectl would use: the pod's own, or that of the kubeconfig's context."""
-    if _in_pod():
+def default_namespace(context: str | None = None) -> str:
+    """The namespace that kubectl would use: the pod's own, or that of the kubeconfig's context.
+
+    Args:
+        context: of the kubeconfig files; by default their current one.
+    """
+    if _in_pod() and context is None:
         return _POD_NAMESPACE.read_text().strip()
     try:
-        _, current = config.list_kube_config_contexts(os.environ.get("KUBECONFIG"))
+        every, current = config.list_kube_config_contexts(os.environ.get("KUBECONFIG"))
     except (config.ConfigException, OSError):
         return "default"
-    return str(current["context"].get("namespace") or "default")
+    chosen = next((one for one in every if one["name"] == context), current)
+    return str(chosen["context"].get("namespace") or "default")
 
 
 def _in_pod() -> bool:
