@@ -2,7 +2,7 @@
 # that Python workers may import).
 #
 #   scripts/build                            on any machine, with or without docker
-#   docker build --target chrek -t chrek:0.1.0 .
+#   docker build --target chrek -t chrek:0.2.0 .
 #
 # A private package index or certificate authority comes in as build secrets `pip.conf` and `ca.crt`
 # (scripts/build passes this machine's), so nothing of it stays in an image.
@@ -13,7 +13,7 @@ FROM ${BASE} AS programs
 RUN apt-get update \
  && apt-get install -y --no-install-recommends gcc libc6-dev linux-libc-dev make musl-tools
 COPY src/c /src
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 RUN make -C /src OUT=/objects VERSION="${VERSION}" \
  && install -D -t /out /objects/chrek-init /objects/chrek-enter /objects/criu-shim.so
 
@@ -47,7 +47,7 @@ RUN export PIP_NO_INDEX=1 PIP_DISABLE_PIP_VERSION_CHECK=1 \
  && /opt/build/bin/pip --python /opt/venv/bin/python install --no-deps --root /out /wheel/*.whl
 
 FROM scratch AS chrek-init
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 LABEL org.opencontainers.image.title="chrek-init" \
       org.opencontainers.image.description="PID 1 of containers that chrek manages" \
       org.opencontainers.image.licenses="Apache-2.0" \
@@ -71,7 +71,7 @@ ENV PATH=/opt/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     CHREK_LIBEXEC=/usr/lib/chrek
-ARG VERSION=0.1.0
+ARG VERSION=0.2.0
 LABEL org.opencontainers.image.title="chrek" \
       org.opencontainers.image.description="Checkpoint/restore for LLM inference pods on Kubernetes" \
       org.opencontainers.image.licenses="Apache-2.0" \

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from showcase import commands, diagnosis, errors, setup, starts
+from showcase import commands, diagnosis, errors, installation, setup, starts
 
 Object = dict[str, Any]
 FOLDER = commands.ROOT / "docs" / "bench"
@@ -28,12 +28,13 @@ def main(description: str | None) -> int:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_subparsers(
-        dest="what", required=True, metavar="{start,operator,restore,store}"
+        dest="what", required=True, metavar="{start,operator,restore,store,install}"
     )
     _start_arguments(what.add_parser("start", help="cold and warm starts of the example"))
     _operator_arguments(what.add_parser("operator", help="the operator with many objects"))
     _restore_arguments(what.add_parser("restore", help="captures and restores beside stock CRIU"))
     _store_arguments(what.add_parser("store", help="artifacts to and from an S3 server"))
+    _install_arguments(what.add_parser("install", help="helm's commands and the chart's hooks"))
     options = parser.parse_args()
     run: Callable[[argparse.Namespace], Object] = options.run
     for number in SIGNALS:
@@ -166,6 +167,17 @@ def _store(options: argparse.Namespace) -> Object:
         report["second"] = {"machine": machine.facts(None), **second.measure(options.repeat)}
     options.headline = "figures" if "transfers" in parts else "second"
     return report
+
+
+def _install_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--repeat", type=int, default=5, help="installations of each kind")
+    parser.add_argument("--output", type=Path, default=FOLDER / "install.json")
+    parser.set_defaults(run=_install, headline="figures")
+
+
+def _install(options: argparse.Namespace) -> Object:
+    with setup.prepared() as live:
+        return installation.measure(live, repeat=options.repeat)
 
 
 def _go_on_with_packages() -> None:

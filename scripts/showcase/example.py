@@ -32,7 +32,7 @@ class Example:
         return f"{GROUP}/namespaces/{self.namespace}/dynamocheckpoints"
 
     def _apply(self, file: str, *, options: str = "") -> None:
-        text = (EXAMPLES / file).read_text().replace("llama:0.1.0", setup.image("llama"))
+        text = (EXAMPLES / file).read_text().replace("llama:0.2.0", setup.image("llama"))
         if options:
             text = text.replace("model.gguf", f"model.gguf {options}")
         self.live.kubectl("apply", f"--namespace={self.namespace}", "-f", "-", text=text)

@@ -14,7 +14,7 @@ SCRIPTS = commands.ROOT / "scripts"
 CHART = commands.ROOT / "charts" / "chrek"
 RELEASE = "chrek"
 NAMESPACE = "my-team"
-VERSION = "0.1.0"
+VERSION = "0.2.0"
 REGISTRY = "CHREK_IMAGE_REGISTRY"
 """Environment variable: where a cluster of the user's pulls the images from."""
 

@@ -1,3 +1,3 @@
 """chrek: checkpoint/restore for LLM inference pods on Kubernetes."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -160,7 +160,7 @@ def test_program_that_the_container_does_not_have(
         )
         init = str(release / "chrek-init")
         done = run(enter, pid=pid, argv=["any name", "--version"], program=init)
-        assert (done.returncode, done.stdout) == (0, "chrek-init 0.1.0\n")
+        assert (done.returncode, done.stdout) == (0, "chrek-init 0.2.0\n")
         process.kill()
 
 

@@ -9,6 +9,8 @@ import subprocess
 import pytest
 import yaml
 
+from chart import live as lives
+
 CHART = pathlib.Path(__file__).resolve().parents[2] / "charts" / "chrek"
 POLICY_API = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
 
@@ -52,10 +54,27 @@ def helm(cache):
 
 
 @pytest.fixture(scope="session")
+def helm4(cache):
+    return Helm(tool("helm4", cache))
+
+
+@pytest.fixture(scope="session")
 def tool_path(cache):
     return functools.partial(tool, cache=cache)
 
 
 @pytest.fixture(scope="session")
+def live(cache, tool_path):
+    """The cluster of scripts/cluster, or that of KUBECONFIG, with the chart's CRDs."""
+    path = pathlib.Path(os.environ.get("KUBECONFIG") or cache / "cluster/pki/admin.kubeconfig")
+    found = lives.Live(tool_path, path)
+    if found.kubectl("version", check=False).returncode != 0:
+        pytest.skip("no cluster: run scripts/cluster up")
+    found.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={lives.CRDS}")
+    return found
+
+
+@pytest.fixture(scope="session")
 def values_files():
+    """Those of ci/: each can be installed, and `ct install` does."""
     return sorted((CHART / "ci").glob("*-values.yaml"))

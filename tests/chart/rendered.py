@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import pathlib
+
+CHART = pathlib.Path(__file__).resolve().parents[2] / "charts" / "chrek"
+CI = sorted((CHART / "ci").glob("*-values.yaml"))
+"""Values that the chart can be installed with; chart-testing looks for them there."""
+VALUES = CI + sorted((pathlib.Path(__file__).parent / "values").glob("*-values.yaml"))
+"""And those that need what no cluster of ours has: images elsewhere, another kubelet."""
+
 CLUSTER_SCOPED = {
     "ClusterRole",
     "ClusterRoleBinding",

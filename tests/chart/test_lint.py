@@ -7,13 +7,16 @@ import sys
 
 import pytest
 
+from chart import rendered
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "chrek"
 
 
 @pytest.mark.helm
-def test_helm_lint_strict(helm):
-    done = helm.run("lint", "--strict", CHART)
+@pytest.mark.parametrize("path", rendered.VALUES, ids=lambda path: path.stem)
+def test_helm_lint_strict(helm, path):
+    done = helm.run("lint", "--strict", f"--values={path}", CHART)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -9,13 +9,13 @@ import yaml
 import chrek
 from chart import rendered
 from chrek import config, crd, identity
-from chrek.checks import settings
+from chrek.checks import agents, settings
 from chrek.hooks import program
 from chrek.operator import place
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 CHART = ROOT / "charts" / "chrek"
-VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
+VALUES = rendered.VALUES
 HERE = {"namespace": "my-team", "own": "my-team"}
 
 pytestmark = pytest.mark.helm
@@ -126,12 +126,17 @@ def test_secrets_need_an_acknowledgement_in_both_programs(helm, tmp_path):
 
 def test_the_hooks_load_their_configuration(documents, tmp_path):
     maps = rendered.maps_with(documents, "release.yaml")
+    (kept,) = [d for d in maps if not rendered.events(d)]
     if not rendered.of_kind(documents, "Job"):
-        assert maps == []
+        assert maps == [kept]
         return
-    (found,) = maps
+    assert len({d["data"]["release.yaml"] for d in maps}) == 1
+    (found,) = [d for d in maps if "pre-install" in rendered.events(d)]
     write(tmp_path, found)
     loaded = settings.load(tmp_path / "release.yaml")
+    for wanted in loaded.prewarm:
+        assert wanted.namespace in loaded.watchNamespaces
+        identity.parse(wanted.spec["identity"], "prewarm")
     for index, raw in enumerate(loaded.identities):
         identity.parse(raw, f"identities[{index}]")
     assert loaded.allowed_unavailable(10) >= 0
@@ -147,12 +152,15 @@ def test_the_hooks_load_their_configuration(documents, tmp_path):
     # The very pod of the DaemonSet; its account does not exist before the installation.
     assert pod["spec"] == {**template["spec"], "serviceAccountName": rendered.name(found)}
     assert loaded.agentLabels.items() <= template["metadata"]["labels"].items()
+    assert agents.port(pod, 0) == loaded.agentHttpPort
+    volumes = [v["hostPath"]["path"] for v in template["spec"]["volumes"] if "hostPath" in v]
+    assert set(loaded.nodePaths) <= set(volumes)
 
 
 def test_the_worker_of_the_test_is_a_pod(defaults):
     text = rendered.find(defaults, "ConfigMap", "chrek-test")["data"]["worker.yaml"]
     worker = yaml.safe_load(text)
-    (container,) = worker["containers"]
+    (container,) = worker["spec"]["containers"]
     assert container["name"] == "main"
     assert container["command"] == ["python3", "-m", "chrek.hooks.counter"]
 
@@ -192,17 +200,23 @@ def test_no_role_asks_for_everything(documents):
             assert "*" not in rule["verbs"] + rule["resources"] + rule["apiGroups"], role
 
 
-LABELS_OF_VALUES = {"PodMonitor": {"release"}}
-"""Kinds whose labels others choose by -> what `everything` gives them."""
+LABELS_OF_VALUES = {
+    "PodMonitor": {"release"},
+    "Pod": {"sidecar.istio.io/inject", "example.com/c"},
+}
+"""Kinds with labels of their own -> these, and what `everything` gives them."""
+COMMON = {"team"}
+"""Its `commonLabels`: every object has them or none."""
 
 
 def test_names_and_labels(documents):
+    common = set.intersection(*(set(d["metadata"]["labels"]) for d in documents)) & COMMON
     for document in documents:
         metadata = document["metadata"]
         assert ("namespace" in metadata) != (document["kind"] in rendered.CLUSTER_SCOPED), metadata
         assert len(metadata["name"]) <= 63
         more = LABELS_OF_VALUES.get(document["kind"], set())
-        assert set(metadata["labels"]) - more == {
+        assert set(metadata["labels"]) - more - common == {
             "helm.sh/chart",
             "app.kubernetes.io/name",
             "app.kubernetes.io/instance",

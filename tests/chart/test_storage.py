@@ -161,7 +161,7 @@ def test_only_agents_and_deletions_can_open_a_server(helm, tmp_path, storage):
             opened[owner["metadata"].get("name", "deletion")] = names & OPENS
     assert opened.pop("chrek-agent") == OPENS
     assert opened.pop("deletion") == OPENS
-    assert len(opened) == 6, "the operator, four hooks and the test"
+    assert len(opened) == 7, "the operator, five hooks and the test"
     assert set().union(*opened.values()) == set()
     for container in (
         *deletion["spec"]["template"]["spec"]["containers"],
@@ -188,7 +188,7 @@ def test_secrets_are_read_by_name_and_by_the_hook_before_alone(helm):
 
 
 def test_what_hooks_know_of_a_server_is_what_its_addresses_are_made_of(helm, tmp_path):
-    (found,) = rendered.maps_with(helm.template(values(S3)), "release.yaml")
+    found = rendered.maps_with(helm.template(values(S3)), "release.yaml")[0]
     (tmp_path / "release.yaml").write_text(found["data"]["release.yaml"])
     assert settings.load(tmp_path / "release.yaml").store == settings.Server(
         type="s3",

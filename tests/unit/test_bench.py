@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
 
-from showcase import concurrency, errors, figures, rootfs, scrape, second, usage
+from showcase import concurrency, errors, figures, installation, rootfs, scrape, second, usage
 
 BEFORE = """
 # TYPE chrek_requests counter
@@ -226,3 +226,54 @@ def test_an_image_is_its_layers_one_over_the_other(tmp_path):
     archive.write_bytes(packed({"manifest.json": json.dumps(described * 2).encode()}))
     with pytest.raises(errors.ShowError, match="2 images"):
         rootfs.unpack(archive, tmp_path / "other")
+
+
+def test_an_installation_is_compared_with_its_limits():
+    one = {
+        "install_seconds": 20.0,
+        "agents_ready_seconds": 61.0,
+        "hooks_seconds": 12.0,
+        "hooks": {"pre-install": 4.0},
+        "without_hooks_seconds": 10.0,
+    }
+    other = one | {"agents_ready_seconds": 63.0, "install_seconds": 22.0}
+    found = installation.summary([one, other, one])
+    assert found["install_seconds"] == 20.0
+    assert found["hooks_of_install_without"] == 2.0
+    assert (found["agents_ready_seconds_limit"], found["agents_ready_seconds_kept"]) == (
+        60.0,
+        False,
+    )
+    assert (found["hooks_seconds_limit"], found["hooks_seconds_kept"]) == (20.0, True)
+    assert "hooks" not in found
+
+
+class Watched:
+    """A cluster whose hook Job comes and goes."""
+
+    def __init__(self):
+        self.jobs = []
+        self.ready = 0
+
+    def items(self, path):
+        return [{"metadata": {"name": name}} for name in self.jobs]
+
+    def get(self, path):
+        return {"status": {"desiredNumberScheduled": 2, "numberReady": self.ready}}
+
+
+def test_hooks_are_seen_while_they_are_there():
+    live = Watched()
+    watch = installation.Watch(live)
+    watch.look()
+    live.jobs = ["chrek-pre-install"]
+    watch.look()
+    watch.look()
+    live.jobs = ["chrek-post-install"]
+    watch.look()
+    assert watch.agents_ready_seconds is None
+    live.ready = 2
+    watch.look()
+    assert list(watch.hooks()) == ["pre-install", "post-install"]
+    assert all(0 < seconds < 5 for seconds in watch.hooks().values())
+    assert 0 <= watch.agents_ready_seconds < 5

@@ -36,6 +36,7 @@
     },
     "signalHostPath": "/var/lib/chrek/signals"
   },
-  "identities": []
+  "identities": [],
+  "prewarm": []
 }
 {{- end -}}

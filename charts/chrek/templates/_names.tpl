@@ -52,6 +52,10 @@
 {{- include "chrek.release" . }}-state
 {{- end -}}
 
+{{- define "chrek.policy.nodeName" -}}
+{{- include "chrek.release" . }}-node
+{{- end -}}
+
 {{- define "chrek.hooks.name" -}}
 {{- include "chrek.fullname" . }}-hooks
 {{- end -}}

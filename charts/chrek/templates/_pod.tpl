@@ -34,3 +34,12 @@ capabilities:
       fieldPath: {{ get $fields . }}
 {{- end }}
 {{- end -}}
+
+{{/* Labels and annotations of pods that end by themselves: the proxy of a mesh would go on for ever,
+and hold the network back at their start. Call with the user's, which count first. */}}
+{{- define "chrek.pod.noMeshLabels" -}}
+{{- toYaml (merge (dict) . (dict "sidecar.istio.io/inject" "false")) -}}
+{{- end -}}
+{{- define "chrek.pod.noMeshAnnotations" -}}
+{{- toYaml (merge (dict) . (dict "linkerd.io/inject" "disabled")) -}}
+{{- end -}}

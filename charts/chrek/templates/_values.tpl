@@ -65,6 +65,7 @@ maxConcurrentOperations: {{ .Values.agent.maxConcurrentOperations | int }}
 maxQueuedRestores: {{ .Values.agent.maxQueuedRestores | int }}
 envFromSecrets: {{ .Values.secrets.envFromSecrets }}
 ignoreDifferences: {{ .Values.agent.ignoreDifferences | toJson }}
+startupTaint: {{ .Values.agent.startupTaint | quote }}
 logLevel: {{ .Values.agent.logLevel }}
 {{- end -}}
 

@@ -25,27 +25,25 @@ spec:
   {{- with .Values.agent.priorityClassName }}
   priorityClassName: {{ . }}
   {{- end }}
+  {{- with .Values.agent.runtimeClassName }}
+  runtimeClassName: {{ . }}
+  {{- end }}
   # The agent finds workers by their host PIDs, enters their namespaces and proves who calls it by
   # /proc. It needs neither the host's network nor its IPC.
   hostPID: true
   terminationGracePeriodSeconds: {{ include "chrek.agent.gracePeriod" . }}
-  {{- with .Values.agent.nodeSelector }}
-  nodeSelector:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .Values.agent.affinity }}
-  affinity:
-    {{- toYaml . | nindent 4 }}
-  {{- end }}
-  {{- with .Values.agent.tolerations }}
-  tolerations:
-    {{- toYaml . | nindent 4 }}
+  {{- with include "chrek.agent.scheduling" . | trim }}
+  {{- . | nindent 2 }}
   {{- end }}
   containers:
     - name: agent
       image: {{ include "chrek.image" (list . .Values.image) }}
       imagePullPolicy: {{ .Values.image.pullPolicy }}
       command: [chrek, agent, --config, /etc/chrek/agent.yaml]
+      {{- with .Values.agent.extraArgs }}
+      args:
+        {{- toYaml . | nindent 8 }}
+      {{- end }}
       securityContext:
         # CRIU ptraces workers, writes ns_last_pid, restores credentials and enters mount
         # namespaces: together that is all a privileged container may do. It implies that AppArmor
@@ -139,4 +137,75 @@ spec:
         path: /sys/fs/cgroup
         type: Directory
 {{- end -}}
+{{- end -}}
+
+{{/* The same as a pod of its own, which the API server is asked about. Called as the template is. */}}
+{{- define "chrek.agent.pod" -}}
+apiVersion: v1
+kind: Pod
+{{ include "chrek.agent.podTemplate" . }}
+{{- end -}}
+
+{{/* On which nodes agents run, and what cleans up after them. */}}
+{{- define "chrek.agent.scheduling" -}}
+{{- $gpu := eq .Values.agent.nodes "gpu" -}}
+{{- with .Values.agent.nodeSelector }}
+nodeSelector:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- if $gpu }}
+affinity:
+  {{- with .Values.agent.affinity }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+  nodeAffinity:
+    requiredDuringSchedulingIgnoredDuringExecution:
+      # Any of these: the labels of NVIDIA's GPU operator and device plugin, of node feature
+      # discovery (by vendor, or by class and vendor), of GKE, EKS, Karpenter and AKS.
+      nodeSelectorTerms:
+        {{- range $key, $values := include "chrek.agent.gpuLabels" $ | fromYaml }}
+        - matchExpressions:
+            - key: {{ $key }}
+              {{- if $values }}
+              operator: In
+              values: {{ toJson $values }}
+              {{- else }}
+              operator: Exists
+              {{- end }}
+        {{- end }}
+{{- else }}
+{{- with .Values.agent.affinity }}
+affinity:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end }}
+{{- $tolerations := .Values.agent.tolerations }}
+{{- $wanted := list }}
+{{- if $gpu }}
+{{- $wanted = append $wanted (dict "key" "nvidia.com/gpu" "operator" "Exists" "effect" "NoSchedule") }}
+{{- end }}
+{{- with .Values.agent.startupTaint }}
+{{- $wanted = append $wanted (dict "key" . "operator" "Exists") }}
+{{- end }}
+{{- range $wanted }}
+{{- if not (has . $tolerations) }}
+{{- $tolerations = append $tolerations . }}
+{{- end }}
+{{- end }}
+{{- with $tolerations }}
+tolerations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* Label -> its values on nodes with NVIDIA GPUs; none means any. */}}
+{{- define "chrek.agent.gpuLabels" -}}
+cloud.google.com/gke-accelerator: []
+feature.node.kubernetes.io/pci-0300_10de.present: ["true"]
+feature.node.kubernetes.io/pci-0302_10de.present: ["true"]
+feature.node.kubernetes.io/pci-10de.present: ["true"]
+k8s.amazonaws.com/accelerator: []
+karpenter.k8s.aws/instance-gpu-manufacturer: [nvidia]
+kubernetes.azure.com/accelerator: [nvidia]
+nvidia.com/gpu.present: ["true"]
 {{- end -}}

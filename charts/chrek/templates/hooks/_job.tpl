@@ -34,6 +34,9 @@ spec:
     metadata:
       labels:
         {{- include "chrek.selectorLabels" (list . "hooks") | nindent 8 }}
+        {{- include "chrek.pod.noMeshLabels" .Values.hooks.podLabels | nindent 8 }}
+      annotations:
+        {{- include "chrek.pod.noMeshAnnotations" .Values.hooks.podAnnotations | nindent 8 }}
     spec:
       restartPolicy: Never
       serviceAccountName: {{ include "chrek.hooks.name" . }}

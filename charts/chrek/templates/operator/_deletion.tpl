@@ -25,17 +25,8 @@ spec:
       {{- . | nindent 6 }}
       {{- end }}
       # Where agents run the store can be reached.
-      {{- with .Values.agent.nodeSelector }}
-      nodeSelector:
-        {{- toYaml . | nindent 8 }}
-      {{- end }}
-      {{- with .Values.agent.affinity }}
-      affinity:
-        {{- toYaml . | nindent 8 }}
-      {{- end }}
-      {{- with .Values.agent.tolerations }}
-      tolerations:
-        {{- toYaml . | nindent 8 }}
+      {{- with include "chrek.agent.scheduling" . | trim }}
+      {{- . | nindent 6 }}
       {{- end }}
       containers:
         - name: prune
