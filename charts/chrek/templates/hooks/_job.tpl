@@ -11,8 +11,8 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- define "chrek.hook.upgrade" -}}pre-upgrade,pre-rollback{{- end -}}
 {{- define "chrek.hook.always" -}}{{ include "chrek.hook.before" . }},{{ include "chrek.hook.after" . }},pre-delete{{- end -}}
 
-{{/* A hook Job. Call with a dict: root, name, events, program, deadline; crds for their mount, and log
-for when helm shows what it said. */}}
+{{/* A hook Job. Call with a dict: root, name, events, program, deadline; weight if it is not 0, crds for
+their mount, and log for when helm shows what it said. */}}
 {{- define "chrek.hook.job" -}}
 {{- $hook := . -}}
 {{- with .root -}}
@@ -24,7 +24,7 @@ metadata:
   labels:
     {{- include "chrek.labels" (list . "hooks") | nindent 4 }}
   annotations:
-    {{- include "chrek.hook.annotations" (list $hook.events 0) | nindent 4 }}
+    {{- include "chrek.hook.annotations" (list $hook.events ($hook.weight | default 0)) | nindent 4 }}
     helm.sh/hook-output-log-policy: {{ $hook.log | default "hook-failed" }}
 spec:
   backoffLimit: 0
