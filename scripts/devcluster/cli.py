@@ -93,7 +93,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("node", metavar="NODE")
     run.add_argument("argv", metavar="COMMAND", nargs=argparse.REMAINDER)
     build = add(
-        "tools", "build helm, helm-unittest, ct, kubeconform, and kubectl; print their folder"
+        "tools", "build helm, helm4, helm-unittest, ct, kubeconform, kubectl; print their folder"
     )
     build.add_argument("--all", action="store_true", help="build the cluster's programs too")
     add("base-image", "make the container base image's root file system; print its tar's path")

@@ -19,6 +19,7 @@ SOURCES = Path(__file__).resolve().parent.parent / "tools"
 
 KUBERNETES = "1.34.4"
 HELM = "3.22.0"
+HELM_4 = "4.3.2"
 HELM_UNITTEST = "1.1.2"
 CHART_TESTING = "3.14.0"
 KUBECONFORM = "0.8.0"
@@ -28,6 +29,7 @@ HELM_KUBERNETES_MINOR = "37"
 
 _COMPONENT = "k8s.io/component-base/version"
 _HELM = "helm.sh/helm/v3"
+_HELM_4 = "helm.sh/helm/v4"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -115,6 +117,15 @@ CHARTS = Group(
     {"helm": "helm-without-plugins"},
 )
 
+# In the module set of Helm 3: what the two have in common is compiled once.
+HELM4 = Group(
+    "helm4",
+    "helm",
+    (f"{_HELM_4}/cmd/helm",),
+    {f"{_HELM_4}/internal/version.version": f"v{HELM_4}"},
+    {"helm": "helm4"},
+)
+
 S3_SERVER = Group(
     "versitygw",
     "versitygw",
@@ -122,7 +133,7 @@ S3_SERVER = Group(
     {"main.Version": f"v{VERSITYGW}"},
 )
 
-FOR_CHARTS = (CHARTS, KUBECTL)
+FOR_CHARTS = (CHARTS, HELM4, KUBECTL)
 FOR_CLUSTER = (KUBECTL, COMPONENTS, COREDNS, PAUSE)
 FOR_STORES = (S3_SERVER,)
 

@@ -3,81 +3,30 @@
 import base64
 import contextlib
 import json
-import os
 import pathlib
-import subprocess
 import time
 
 import pytest
 import yaml
 
+from chart import live as lives
 from chart import rendered
 
-ROOT = pathlib.Path(__file__).resolve().parents[2]
-CHART = ROOT / "charts" / "chrek"
-VALUES = sorted((CHART / "ci").glob("*-values.yaml"))
+CHART = rendered.CHART
+PLATFORM = pathlib.Path(__file__).resolve().parents[1] / "e2e" / "platform_crds.yaml"
 
 pytestmark = [pytest.mark.cluster, pytest.mark.helm]
 
 
-class Live:
-    """kubectl and helm on one cluster."""
-
-    def __init__(self, kubectl, helm, kubeconfig):
-        self.programs = {"kubectl": kubectl, "helm": helm}
-        self.environment = {**os.environ, "KUBECONFIG": os.fspath(kubeconfig)}
-
-    def run(self, program, *args, stdin=None, check=True):
-        done = subprocess.run(
-            [self.programs[program], *args],
-            input=stdin,
-            env=self.environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert not check or done.returncode == 0, done.stdout + done.stderr
-        return done
-
-    def kubectl(self, *args, **kwargs):
-        return self.run("kubectl", *args, **kwargs)
-
-    def helm(self, *args, **kwargs):
-        return self.run("helm", *args, **kwargs)
-
-    def get(self, *args):
-        return json.loads(self.kubectl("get", *args, "--output=json").stdout)
-
-
-@pytest.fixture(scope="module")
-def live(cache, tool_path):
-    path = pathlib.Path(os.environ.get("KUBECONFIG") or cache / "cluster/pki/admin.kubeconfig")
-    found = Live(tool_path("kubectl"), tool_path("helm"), path)
-    if found.kubectl("version", check=False).returncode != 0:
-        pytest.skip("no cluster: run scripts/cluster up")
-    found.kubectl("apply", "--server-side", "--force-conflicts", f"--filename={CHART / 'crds'}")
-    return found
-
-
-@contextlib.contextmanager
-def namespace(live, name, **labels):
-    live.kubectl("delete", "namespace", name, "--ignore-not-found")
-    live.kubectl("create", "namespace", name)
-    for key, value in labels.items():
-        live.kubectl("label", "namespace", name, f"pod-security.kubernetes.io/{key}={value}")
-    try:
-        yield name
-    finally:
-        live.kubectl("delete", "namespace", name, "--wait=false")
-
-
 @pytest.fixture(scope="module")
 def dry(live):
-    with namespace(live, "chart-dry") as name:
+    with lives.namespace(live, "chart-dry") as name:
         yield name
 
 
-@pytest.mark.parametrize("values", VALUES, ids=lambda path: path.name.partition("-values")[0])
+@pytest.mark.parametrize(
+    "values", rendered.VALUES, ids=lambda path: path.name.partition("-values")[0]
+)
 def test_the_api_server_takes_every_object(live, helm, dry, values):
     """A dry run on the server: defaults, validation and admission, hooks and tests included."""
     documents = helm.template(f"--values={values}", namespace=dry)
@@ -95,7 +44,7 @@ def test_the_api_server_takes_every_object(live, helm, dry, values):
 
 
 def test_only_the_agent_writes_what_is_believed_of_pods(live, helm):
-    with namespace(live, "chart-policy") as name, contextlib.ExitStack() as stack:
+    with lives.namespace(live, "chart-policy") as name, contextlib.ExitStack() as stack:
         documents = helm.template(namespace=name)
         kinds = ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
         policy = rendered.of_kind(documents, *kinds)
@@ -159,7 +108,7 @@ def test_only_the_agent_writes_what_is_believed_of_pods(live, helm):
 
 
 def test_an_installation_that_cannot_work_says_so_before_it_makes_anything(live):
-    with namespace(live, "chart-broken", enforce="restricted") as name:
+    with lives.namespace(live, "chart-broken", enforce="restricted") as name:
         done = live.helm(
             "install",
             "chrek",
@@ -191,17 +140,58 @@ def managers(live, crd):
     return {entry["manager"] for entry in found["metadata"]["managedFields"]}
 
 
-def test_from_install_to_uninstall(live):
+def drift(live, manifest, name):
+    """What Flux, and whoever else applies a release's manifest again, would change."""
+    documents = [document for document in yaml.safe_load_all(manifest) if document]
+    for document in documents:
+        # What Helm adds to what it has rendered.
+        mine = {"meta.helm.sh/release-name": "chrek", "meta.helm.sh/release-namespace": name}
+        document["metadata"].setdefault("annotations", {}).update(mine)
+    flags = ["--server-side", "--force-conflicts", "--field-manager=helm", "--filename=-"]
+    done = live.kubectl("diff", *flags, stdin=yaml.safe_dump_all(documents), check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return done.stdout
+
+
+def definitions(live):
+    """The CRDs of the cluster that chrek has files for."""
+    found = live.get(f"--filename={lives.CRDS}")["items"]
+    return {rendered.name(d): (d["metadata"]["labels"], d["spec"]) for d in found}
+
+
+@contextlib.contextmanager
+def beside_a_platform(live):
+    """The CRDs are another chart's, as Helm 4 leaves them: it is one manager for all charts."""
+    apply = ["apply", "--server-side", "--force-conflicts"]
+    live.kubectl(*apply, "--field-manager=helm", f"--filename={PLATFORM}")
+    theirs = definitions(live)
+    try:
+        yield
+        assert definitions(live) == theirs
+    finally:
+        live.kubectl(*apply, f"--filename={lives.CRDS}")
+
+
+@pytest.mark.parametrize(
+    ("program", "beside"),
+    # Helm 4 applies what is in crds/ also where it is there already.
+    [("helm", []), ("helm4", ["--skip-crds"])],
+    ids=["helm3", "helm4"],
+)
+def test_from_install_to_uninstall(live, program, beside):
     """Helm says ready when it is; an upgrade keeps the CA and applies CRDs; the claim stays."""
-    with namespace(live, "chart-life") as name, contextlib.ExitStack() as stack:
-        flags = [f"--namespace={name}", "--timeout=4m", "--set=storage.pvc.size=1Gi"]
-        stack.callback(live.helm, "uninstall", "chrek", f"--namespace={name}", check=False)
+    with lives.namespace(live, f"chart-life-{program}") as name, contextlib.ExitStack() as stack:
+
+        def helm(verb, *args, **kwargs):
+            return live.run(program, verb, "chrek", *args, f"--namespace={name}", **kwargs)
+
+        flags = ["--timeout=4m", "--set=storage.pvc.size=1Gi"]
+        stack.callback(helm, "uninstall", check=False)
         identities = (
             '[{"model":"meta-llama/Llama-3-8B","backendFramework":"vllm","dtype":"bfloat16"}]'
         )
-        live.helm(
+        helm(
             "install",
-            "chrek",
             CHART,
             *flags,
             f"--set-json=dynamo-operator.checkpoint.identities={identities}",
@@ -214,9 +204,8 @@ def test_from_install_to_uninstall(live):
         before = ca_bundle(live, f"{name}-chrek")
         assert b"BEGIN CERTIFICATE" in before
 
-        live.helm(
+        helm(
             "upgrade",
-            "chrek",
             CHART,
             *flags,
             "--set=agent.logLevel=debug",
@@ -227,12 +216,21 @@ def test_from_install_to_uninstall(live):
         hashes = live.get("configmap", "chrek-identities", f"--namespace={name}")["data"]
         assert len(hashes) == 1
         assert "5941a4cb3c363457" not in hashes, "an identity that left the values stays"
-        live.helm("rollback", "chrek", "1", f"--namespace={name}", "--timeout=4m")
+        # What operator, agents and hooks wrote is nobody's drift.
+        manifest = live.run(program, "get", "manifest", "chrek", f"--namespace={name}").stdout
+        assert drift(live, manifest, name) == ""
+        if program == "helm4":  # tests/e2e has the test of Helm 3.
+            said = helm("test", "--timeout=4m").stdout
+            assert "Succeeded" in said, said
+        helm("rollback", "1", "--timeout=4m")
+        hashes = live.get("configmap", "chrek-identities", f"--namespace={name}")["data"]
+        assert list(hashes) == ["5941a4cb3c363457"]
 
-        live.helm("uninstall", "chrek", f"--namespace={name}")
+        helm("uninstall")
         claims = live.get("persistentvolumeclaims", f"--namespace={name}")["items"]
         assert [rendered.name(claim) for claim in claims] == ["chrek-pvc"]
         uid = claims[0]["metadata"]["uid"]
-        live.helm("install", "chrek", CHART, *flags)
+        with beside_a_platform(live):
+            helm("install", CHART, *flags, *beside)
         claim = live.get("persistentvolumeclaim", "chrek-pvc", f"--namespace={name}")
         assert claim["metadata"]["uid"] == uid

@@ -25,7 +25,6 @@ USERS = "me:$2b$04$sO1Yhh4UCguhYjGuikVL4OK.H.1f17xn44hC/hhYoFmwY0gkQwEqO\n"
 REGISTRY_SETTINGS = {
     "version": 0.1,
     "storage": {"filesystem": {"rootdirectory": "/data"}, "delete": {"enabled": True}},
-    "http": {"addr": f":{REGISTRY_PORT}"},
     "auth": {"htpasswd": {"realm": "chrek", "path": "/settings/users"}},
     "log": {"accesslog": {"disabled": True}},
 }
@@ -56,12 +55,19 @@ def _libraries(program: Path) -> list[str]:
     return sorted({word[1:] for word in done.stdout.split() if word.startswith("/")})
 
 
-def s3(bucket: str) -> list[Object]:
-    """An S3 server with one bucket, and the Secret with its credentials."""
+def s3(bucket: str, *, port: int = S3_PORT, tls: bool = False) -> list[Object]:
+    """An S3 server with one bucket, and the Secret with its credentials.
+
+    Args:
+        bucket: its name.
+        port: where it listens.
+        tls: speak TLS with what the Secret `tls` holds.
+    """
+    certificate = ["--cert", "/tls/tls.crt", "--key", "/tls/tls.key"] if tls else []
     container = {
         "name": "s3",
         "image": S3_IMAGE,
-        "args": ["--port", f":{S3_PORT}", "posix", "/data"],
+        "args": ["--port", f":{port}", *certificate, "posix", "/data"],
         "env": [
             {"name": "ROOT_ACCESS_KEY_ID", "value": KEY_ID},
             {"name": "ROOT_SECRET_ACCESS_KEY", "value": SECRET_KEY},
@@ -72,8 +78,9 @@ def s3(bucket: str) -> list[Object]:
             {"name": "data", "mountPath": "/bucket", "subPath": bucket},
         ],
     }
+    volumes = [{"name": "data", "emptyDir": {}}]
     return [
-        *_served("s3", container, S3_PORT, volumes=[{"name": "data", "emptyDir": {}}]),
+        *_served("s3", container, port, volumes=volumes, tls=tls),
         secret(
             "s3-creds",
             {
@@ -85,11 +92,13 @@ def s3(bucket: str) -> list[Object]:
     ]
 
 
-def registry(host: str) -> list[Object]:
+def registry(host: str, *, port: int = REGISTRY_PORT, tls: bool = False) -> list[Object]:
     """A registry that wants a password and allows deletion, and the Secret to log in with.
 
     Args:
         host: under which it will be asked.
+        port: where it listens.
+        tls: speak TLS with what the Secret `tls` holds.
     """
     container = {
         "name": "registry",
@@ -105,18 +114,25 @@ def registry(host: str) -> list[Object]:
         {"name": "data", "emptyDir": {}},
         {"name": "settings", "secret": {"secretName": "registry-settings"}},
     ]
-    settings = {"config.yml": json.dumps(REGISTRY_SETTINGS), "users": USERS}
+    certificate = {"certificate": "/tls/tls.crt", "key": "/tls/tls.key"}
+    http = {"addr": f":{port}", **({"tls": certificate} if tls else {})}
+    settings = {"config.yml": json.dumps({**REGISTRY_SETTINGS, "http": http}), "users": USERS}
     docker = {".dockerconfigjson": json.dumps({"auths": {host: {"auth": login}}})}
     return [
         secret("registry-settings", settings),
-        *_served("registry", container, REGISTRY_PORT, volumes=volumes),
+        *_served("registry", container, port, volumes=volumes, tls=tls),
         secret("registry-creds", docker, "kubernetes.io/dockerconfigjson"),
     ]
 
 
-def _served(name: str, container: Object, port: int, *, volumes: list[Object]) -> list[Object]:
+def _served(
+    name: str, container: Object, port: int, *, volumes: list[Object], tls: bool
+) -> list[Object]:
     labels = {"chrek.test/server": name}
     ready = {"tcpSocket": {"port": port}, "periodSeconds": 1}
+    if tls:
+        container["volumeMounts"].append({"name": "tls", "mountPath": "/tls"})
+        volumes.append({"name": "tls", "secret": {"secretName": "tls"}})
     pod = {
         "apiVersion": "v1",
         "kind": "Pod",
