@@ -226,7 +226,7 @@ class Operator:
 def install_crds(kubeconfig: Path) -> None:
     """The chart's CRDs, from this checkout."""
     kubectl = [commands.find("kubectl"), f"--kubeconfig={kubeconfig}"]
-    folder = os.fspath(CHART / "crds")
+    folder = os.fspath(CHART / "files" / "crds")
     commands.run([*kubectl, "apply", "--server-side", "--force-conflicts", "-f", folder])
     for name in ("dynamocheckpoints", "dynamographdeployments"):
         commands.run([*kubectl, "wait", "--for=condition=Established", f"crd/{name}.nvidia.com"])

@@ -32,6 +32,7 @@ class Environment:
         values: options for helm.
         labels: of the namespace, for as long as the checks look.
         edit: changes what the chart tells the hook.
+        crds: what the chart brings, in place of its own.
         settles: the API server goes by the objects only after a while.
     """
 
@@ -44,6 +45,7 @@ class Environment:
     values: tuple[str, ...] = ()
     labels: dict[str, str] = dataclasses.field(default_factory=dict)
     edit: Callable[[Object], None] | None = None
+    crds: tuple[Object, ...] = ()
     settles: bool = False
 
 
@@ -212,16 +214,7 @@ WITH_KEY = (*S3, "--set=checkpoint.storage.s3.credentialsSecretRef=s3-creds")
 KEYS = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b"}
 
 
-def _no_such_crd(release: Object) -> None:
-    release["crds"].append("dynamonothings.nvidia.com")
-
-
-def _another_crd(release: Object) -> None:
-    """One whose version nobody serves as ours."""
-    release["crds"] = ["chartbrokens.chrek.test"]
-
-
-OTHER_CRD = {
+OTHER_CRD: Object = {
     "apiVersion": "apiextensions.k8s.io/v1",
     "kind": "CustomResourceDefinition",
     "metadata": {"name": "chartbrokens.chrek.test"},
@@ -237,6 +230,18 @@ OTHER_CRD = {
                 "schema": {"openAPIV3Schema": {"type": "object"}},
             }
         ],
+    },
+}
+
+
+BAD_CRD: Object = {
+    "apiVersion": "apiextensions.k8s.io/v1",
+    "kind": "CustomResourceDefinition",
+    "metadata": {"name": "chartbads.chrek.test"},
+    "spec": {
+        **OTHER_CRD["spec"],
+        "names": {"kind": "ChartBad", "plural": "chartbads", "singular": "chartbad"},
+        "scope": "",
     },
 }
 
@@ -517,19 +522,19 @@ OBJECTS = (
         do="take it out of dynamo-operator.watchNamespaces of one of them",
     ),
     Environment(
-        name="a CRD is not there",
-        edit=_no_such_crd,
-        check="crds",
-        says="dynamonothings.nvidia.com: not found",
-        do="install without --skip-crds",
+        name="a CRD of another version, of another chart",
+        objects=(OTHER_CRD,),
+        crds=(OTHER_CRD,),
+        check="chartbrokens.chrek.test",
+        says="version v1alpha1 is not served",
+        do="upgrade what installed it",
     ),
     Environment(
-        name="a CRD of another version",
-        objects=(OTHER_CRD,),
-        edit=_another_crd,
-        check="crds",
-        says="chartbrokens.chrek.test: version v1alpha1 is not served",
-        do="upgrade what installed it",
+        name="a CRD that the API server does not take",
+        crds=(BAD_CRD,),
+        check="chartbads.chrek.test",
+        says="spec.scope: Required value",
+        do="run kubectl apply --server-side -f",
     ),
     Environment(
         name="an identity that nobody can hash",

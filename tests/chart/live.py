@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 CHART = pathlib.Path(__file__).resolve().parents[2] / "charts" / "chrek"
-CRDS = CHART / "crds"
+CRDS = CHART / "files" / "crds"
 
 
 class Live:

@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import pathlib
+import shutil
 import subprocess
 import time
 
@@ -14,7 +15,7 @@ import yaml
 
 from chart import broken, rendered
 from chrek.checks import report, settings
-from chrek.hooks import pre_install, program
+from chrek.hooks import crds, program
 from chrek.kube import workstation
 
 pytestmark = [
@@ -24,7 +25,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:HTTPResponse.getheaders:DeprecationWarning"),
 ]
 SETTLE_SECONDS = 30
-CRDS = pathlib.Path(__file__).resolve().parents[2] / "charts" / "chrek" / "crds"
+CRDS = pathlib.Path(__file__).resolve().parents[2] / "charts" / "chrek" / "files" / "crds"
 
 
 class Cluster:
@@ -82,6 +83,15 @@ def cluster(cache, tool_path):
     found.run("delete", "namespace", broken.NAMESPACE, "--wait=false")
 
 
+@pytest.fixture
+def crd_folder(tmp_path, monkeypatch):
+    """Where hooks find the CRDs of the chart."""
+    folder = tmp_path / "crds"
+    shutil.copytree(CRDS, folder)
+    monkeypatch.setattr(program, "CRDS", folder)
+    return folder
+
+
 def looked(cluster, helm, folder, *values, edit=None) -> list[report.Outcome]:
     """What the hook finds before an installation with these values."""
     documents = helm.template(*values, namespace=broken.NAMESPACE)
@@ -94,9 +104,10 @@ def looked(cluster, helm, folder, *values, edit=None) -> list[report.Outcome]:
     (folder / "agent-pod.yaml").write_text(found["data"]["agent-pod.yaml"])
     config = settings.load(folder / "release.yaml")
     context = program.Context(cluster.connection, config, folder)
-    return [*pre_install.check(context)]
+    return crds.check_and_apply(context)
 
 
+@pytest.mark.usefixtures("crd_folder")
 def test_nothing_is_wrong_without_these(cluster, helm, tmp_path):
     found = looked(cluster, helm, tmp_path)
     assert report.failures(found) == []
@@ -108,7 +119,12 @@ def test_there_are_many():
 
 
 @pytest.mark.parametrize("environment", broken.ALL, ids=lambda one: one.name)
-def test_a_broken_environment(cluster, helm, tmp_path, environment):
+def test_a_broken_environment(cluster, helm, tmp_path, crd_folder, environment):
+    if environment.crds:
+        for path in crd_folder.iterdir():
+            path.unlink()
+        for number, one in enumerate(environment.crds):
+            (crd_folder / f"{number}.yaml").write_text(yaml.safe_dump(one))
     with contextlib.ExitStack() as stack:
         if environment.objects:
             stack.enter_context(cluster.objects(*environment.objects))

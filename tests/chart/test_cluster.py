@@ -172,13 +172,8 @@ def beside_a_platform(live):
         live.kubectl(*apply, f"--filename={lives.CRDS}")
 
 
-@pytest.mark.parametrize(
-    ("program", "beside"),
-    # Helm 4 applies what is in crds/ also where it is there already.
-    [("helm", []), ("helm4", ["--skip-crds"])],
-    ids=["helm3", "helm4"],
-)
-def test_from_install_to_uninstall(live, program, beside):
+@pytest.mark.parametrize("program", ["helm", "helm4"], ids=["helm3", "helm4"])
+def test_from_install_to_uninstall(live, program):
     """Helm says ready when it is; an upgrade keeps the CA and applies CRDs; the claim stays."""
     with lives.namespace(live, f"chart-life-{program}") as name, contextlib.ExitStack() as stack:
 
@@ -231,6 +226,6 @@ def test_from_install_to_uninstall(live, program, beside):
         assert [rendered.name(claim) for claim in claims] == ["chrek-pvc"]
         uid = claims[0]["metadata"]["uid"]
         with beside_a_platform(live):
-            helm("install", CHART, *flags, *beside)
+            helm("install", CHART, *flags)
         claim = live.get("persistentvolumeclaim", "chrek-pvc", f"--namespace={name}")
         assert claim["metadata"]["uid"] == uid

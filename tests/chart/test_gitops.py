@@ -40,7 +40,7 @@ def command(word):
 REQUIRED = {
     "Application": [
         *("metadata.finalizers", "spec.project", "spec.source.repoURL", "spec.source.path"),
-        *("spec.source.targetRevision", "spec.source.helm.skipCrds", "spec.destination.server"),
+        *("spec.source.targetRevision", "spec.source.helm.valuesObject", "spec.destination.server"),
         *("spec.destination.namespace", "spec.syncPolicy.syncOptions"),
     ],
     "GitRepository": ["spec.interval", "spec.url", "spec.ref"],
@@ -99,15 +99,6 @@ def jobs(documents, phase):
     """Jobs of a phase with their waves."""
     found = rendered.of_kind(documents, "Job")
     return {rendered.name(d): gitops.wave(d) for d in found if phase in gitops.phases(d)}
-
-
-def test_the_crds_are_there_before_anybody_looks_for_them(documents):
-    """Argo CD runs the hooks of an installation and of an upgrade in one sync."""
-    before = jobs(documents, "PreSync")
-    if before:
-        (applies,) = [name for name in before if name.endswith("pre-upgrade")]
-        (looks,) = [name for name in before if name.endswith("pre-install")]
-        assert before[applies] < before[looks]
 
 
 def test_a_hook_of_two_phases_is_the_same_object_in_both(documents):

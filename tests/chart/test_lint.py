@@ -79,14 +79,14 @@ def test_generate_sees_a_stale_file(tmp_path):
     for name in ("charts", "schemas", "scripts", "src"):
         subprocess.run(["cp", "-r", ROOT / name, tmp_path / name], check=True)
     (tmp_path / "charts/chrek/values.yaml").write_text("image: {}\n")
-    (tmp_path / "charts/chrek/crds/stray.yaml").write_text("")
+    (tmp_path / "charts/chrek/files/crds/stray.yaml").write_text("")
     command = [sys.executable, tmp_path / "scripts" / "generate"]
     done = subprocess.run([*command, "--check"], capture_output=True, text=True, check=False)
     assert done.returncode == 1
     assert done.stdout.splitlines() == [
         "stale: charts/chrek/values.yaml",
-        "stale: charts/chrek/crds/stray.yaml",
+        "stale: charts/chrek/files/crds/stray.yaml",
     ]
     subprocess.run(command, capture_output=True, check=True)
     assert subprocess.run([*command, "--check"], check=False).returncode == 0
-    assert not (tmp_path / "charts/chrek/crds/stray.yaml").exists()
+    assert not (tmp_path / "charts/chrek/files/crds/stray.yaml").exists()

@@ -335,14 +335,14 @@ def test_versions_agree():
     listed = {
         entry["name"] for entry in yaml.safe_load(chart["annotations"]["artifacthub.io/crds"])
     }
-    files = [yaml.safe_load(path.read_text()) for path in (CHART / "crds").glob("*.yaml")]
+    files = [yaml.safe_load(path.read_text()) for path in (CHART / "files" / "crds").glob("*.yaml")]
     assert listed == {rendered.name(crd) for crd in files}
     for text in (value for key, value in chart["annotations"].items() if "crds" in key):
         assert yaml.safe_load(text)
 
 
 def test_crds_carry_the_mark_that_the_upgrade_looks_for():
-    for path in (CHART / "crds").glob("*.yaml"):
+    for path in (CHART / "files" / "crds").glob("*.yaml"):
         assert not crd.is_foreign(yaml.safe_load(path.read_text())), path.name
 
 

@@ -10,7 +10,7 @@ import yaml
 
 from chart import rendered
 from chrek.checks import settings
-from chrek.hooks import post_install, pre_install, pre_upgrade, program
+from chrek.hooks import crds, post_install, pre_upgrade, program
 from fakes import agents as fake_agents
 from fakes import api_server, release
 
@@ -18,11 +18,11 @@ pytestmark = [
     pytest.mark.helm,
     pytest.mark.filterwarnings("ignore:HTTPResponse.getheaders:DeprecationWarning"),
 ]
-CRDS = pathlib.Path(__file__).resolve().parents[2] / "charts" / "chrek" / "crds"
+CRDS = pathlib.Path(__file__).resolve().parents[2] / "charts" / "chrek" / "files" / "crds"
 VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}
 HOOKS = {
-    "pre-install": pre_install.check,
-    "pre-upgrade": pre_upgrade.check_and_apply,
+    "pre-install": crds.check_and_apply,
+    "pre-upgrade": pre_upgrade.prepare,
     "post-install": post_install.wait_and_write,
 }
 SERVER = {
@@ -126,16 +126,16 @@ def run(documents, event, folder, monkeypatch, *, ready=True):
     found = rendered.find(documents, "ConfigMap", "chrek-hooks")
     for key, text in found["data"].items():
         (folder / key).write_text(text)
-    crds = rendered.find(documents, "ConfigMap", "chrek-hooks-crds")
+    definitions = rendered.find(documents, "ConfigMap", "chrek-hooks-crds")
     (folder / "crds").mkdir()
-    for key, text in crds["data"].items():
+    for key, text in definitions["data"].items():
         (folder / "crds" / key).write_text(text)
     monkeypatch.setattr(program, "CRDS", folder / "crds")
     with api_server.ApiServer() as api, fake_agents.Agent() as agent:
         cluster(api)
         release.agent(api, "n1", ready=ready, port=agent.port)
-        if event == "pre-upgrade":
-            # The chart before had one CRD less.
+        if event.startswith("pre-"):
+            # One CRD is not there yet, or the chart before had not.
             del api.objects[f"{release.CRDS}/dynamographdeployments.nvidia.com"]
         config = msgspec.structs.replace(
             settings.load(folder / "release.yaml"),

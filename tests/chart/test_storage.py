@@ -198,7 +198,6 @@ def test_what_hooks_know_of_a_server_is_what_its_addresses_are_made_of(helm, tmp
         credentialsSecret="creds",
         caConfigMap="authorities",
         keySecret="secret-key",
-        cachePath="/mnt/cache/my-team-chrek",
     )
 
 

@@ -429,6 +429,6 @@ def test_the_rest_of_a_checkpoint_can_change(server: kube.Kube) -> None:
 
 def test_the_crds_are_small() -> None:
     """They are part of the release's Secret, which may be a megabyte at most."""
-    for path in (REPOSITORY / "charts" / "chrek" / "crds").iterdir():
+    for path in (REPOSITORY / "charts" / "chrek" / "files" / "crds").iterdir():
         assert path.stat().st_size < 30_000
         assert yaml.safe_load(path.read_text())["kind"] == "CustomResourceDefinition"

@@ -97,20 +97,6 @@ def test_the_api_server_does_not_reach_the_webhook(release: cluster.Cluster) -> 
     wait_well(release)
 
 
-def test_no_operator(release: cluster.Cluster) -> None:
-    release.kubectl("scale", "deployment/chrek-operator", "--replicas=0", HERE)
-    try:
-        release.kubectl("wait", "pods", HERE, "--for=delete", "--timeout=60s",
-                        "-l", "app.kubernetes.io/component=operator")  # fmt: skip
-        # Nobody knows that there should be one but the chart.
-        _, said = doctor(release)
-        assert "webhook" in said
-        assert "0 of 0 pods available" in said
-    finally:
-        release.kubectl("scale", "deployment/chrek-operator", "--replicas=1", HERE)
-    wait_well(release)
-
-
 def test_an_image_that_no_node_can_pull(release: cluster.Cluster) -> None:
     release.kubectl("set", "image", "daemonset/chrek-agent", "agent=chrek:none", HERE)
     try:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from e2e import node, place, servers, tiny
-from showcase import cluster, errors, pods, setup
+from showcase import cluster, commands, errors, pods, setup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +94,10 @@ def site(live: cluster.Cluster, request: pytest.FixtureRequest) -> Iterator[Site
     yield Site(place.Place(live, namespace, values), kind)
     live.helm("uninstall", setup.RELEASE, f"--namespace={namespace}", "--wait")
     live.kubectl("delete", "namespace", namespace, "--timeout=60s")
+    for name in ("n1", "n2"):
+        look = [setup.SCRIPTS / "cluster", "exec", name, "--", "ls", "/var/lib/chrek/cache"]
+        caches = commands.run(look).stdout.split()
+        assert f"{namespace}-{setup.RELEASE}" not in caches, "an uninstallation leaves its cache"
 
 
 def cached(site: Site, on: str) -> list[Path]:
@@ -179,3 +183,15 @@ def test_the_store_gets_another_key(site: Site) -> None:
     with here.pod(worker.pod("rekeyed", node="n2")) as pod:
         place.assert_warm(here.live, pod)
     here.forget(worker)
+
+
+def test_helm_test_reads_from_the_server(site: Site) -> None:
+    """On the node that did not capture, where no cache can have it."""
+    if site.kind.name != "s3":
+        return  # The other kind's way is the same from here on, and its time is the suite's.
+    said = site.at.live.helm(
+        "test", setup.RELEASE, f"--namespace={site.at.namespace}", "--logs", "--timeout=4m",
+        timeout=300,
+    )  # fmt: skip
+    assert "Succeeded" in said, said
+    assert "fetched from the server" in said, said

@@ -5,16 +5,58 @@ Runs after the tests that share the release.
 
 from __future__ import annotations
 
+import concurrent.futures
 import time
+from collections.abc import Iterator
 
-from e2e import place, tiny
-from showcase import cluster, setup
+import pytest
+
+from e2e import node, place, tiny
+from showcase import cluster, commands, setup
+
+NODES = ("n1", "n2")
+SIGNALS = "/var/lib/chrek/signals"
+LATE = "late-to-end"
 
 
-def test_uninstall_keeps_the_claim(here: place.Place, counter: tiny.Worker) -> None:
+def on(name: str, *argv: str) -> str:
+    """Run a command on a node; returns its stdout."""
+    return commands.run([setup.SCRIPTS / "cluster", "exec", name, "--", *argv]).stdout
+
+
+def directories(name: str) -> set[str]:
+    """What releases have on a node: `<namespace>-<release>` each."""
+    return set(on(name, "ls", SIGNALS).split())
+
+
+@pytest.fixture
+def neighbors(here: place.Place) -> Iterator[set[str]]:
+    """Directories of other releases, whose names begin or end like this one's."""
+    names = {f"{here.namespace}-{setup.RELEASE}2", f"a-{here.namespace}-{setup.RELEASE}"}
+    paths = [f"{SIGNALS}/{name}" for name in sorted(names)]
+    for name in NODES:
+        on(name, "mkdir", "-p", *paths)
+    yield names
+    for name in NODES:
+        on(name, "rm", "-r", *paths)
+
+
+def test_uninstall_keeps_the_claim(
+    here: place.Place, counter: tiny.Worker, neighbors: set[str]
+) -> None:
+    """And nothing else: neither in the cluster nor on its nodes."""
+    mine = f"{here.namespace}-{setup.RELEASE}"
     artifact = here.artifact(counter.hash)
+    assert all(neighbors | {mine} <= directories(name) for name in NODES)
     said = here.live.helm("uninstall", setup.RELEASE, f"--namespace={here.namespace}", "--wait")
     assert "uninstalled" in said
+    assert f"artifacts in claim {here.namespace}/chrek-pvc" in said
+    for name in NODES:
+        assert f"node {name}" in said
+        found = directories(name)
+        assert mine not in found
+        assert neighbors <= found
+    assert f"removed {SIGNALS}/{mine}" in said
     claim = here.live.get(f"/api/v1/namespaces/{here.namespace}/persistentvolumeclaims/chrek-pvc")
     assert claim is not None
     assert claim["status"]["phase"] == "Bound"
@@ -22,7 +64,10 @@ def test_uninstall_keeps_the_claim(here: place.Place, counter: tiny.Worker) -> N
     assert (artifact / "manifest.json").exists()
 
     def left() -> str:
-        kinds = "daemonsets,deployments,jobs,services,configmaps,serviceaccounts"
+        kinds = (
+            "daemonsets,deployments,jobs,pods,services,configmaps,secrets,serviceaccounts,leases,"
+            "roles,rolebindings"
+        )
         found = here.live.kubectl(
             "get", kinds, f"--namespace={here.namespace}", "-o", "name",
             "-l", f"app.kubernetes.io/instance={setup.RELEASE}",
@@ -34,6 +79,30 @@ def test_uninstall_keeps_the_claim(here: place.Place, counter: tiny.Worker) -> N
         return found + "\n".join(mine)
 
     cluster.wait_until(lambda: not left(), left, timeout=60)
+
+
+def test_a_node_is_cleaned_when_its_agent_has_ended(live: cluster.Cluster) -> None:
+    """And not before; the others need not wait for it."""
+    setup.install(live, namespace=LATE, values={"storage.pvc.size": '"1Gi"'})
+    mine = f"{LATE}-{setup.RELEASE}"
+    pid = node.agent_pid(node.agent(live, LATE, "n2"))
+    try:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            with node.stopped(pid):
+                here = f"--namespace={LATE}"
+                uninstalled = pool.submit(live.helm, "uninstall", setup.RELEASE, here)
+                cluster.wait_until(
+                    lambda: uninstalled.done() or mine not in directories("n1"),
+                    "n1 is clean",
+                    timeout=90,
+                )
+                assert not uninstalled.done(), uninstalled.result()
+                assert mine in directories("n2")
+            said = uninstalled.result()
+        assert "2 of 2 cleaned" in said
+        assert mine not in directories("n2")
+    finally:
+        live.kubectl("delete", "namespace", LATE, "--timeout=60s")
 
 
 def test_pods_start_cold_without_chrek(here: place.Place) -> None:

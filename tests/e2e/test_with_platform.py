@@ -43,7 +43,7 @@ def beside(here: place.Place, request: pytest.FixtureRequest) -> Iterator[place.
     restart_operator(here)
     yield here
     here.clean()
-    swap(here, setup.CHART / "crds")
+    swap(here, setup.CHART / "files" / "crds")
     restart_operator(here)
 
 

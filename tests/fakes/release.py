@@ -41,7 +41,6 @@ SERVER = {
     "credentialsSecret": "",
     "caConfigMap": "",
     "keySecret": "",
-    "cachePath": "/var/lib/chrek/cache/team-chrek",
 }
 
 

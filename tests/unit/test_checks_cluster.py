@@ -68,7 +68,7 @@ def test_crds_missing(api, cluster):
     found = cluster_checks.crds(cluster, release.config())
     assert found.status is report.Status.FAILED
     assert found.detail == f"{release.CRD}: not found"
-    assert "--skip-crds" in found.hint
+    assert "files/crds/" in found.hint
 
 
 def test_crds_of_another_chart_are_named(api, cluster):

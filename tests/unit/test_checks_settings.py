@@ -58,7 +58,6 @@ def test_load_of_a_store_on_a_server(tmp_path):
         "credentialsSecret": "s3-creds",
         "caConfigMap": "",
         "keySecret": "",
-        "cachePath": "/var/lib/chrek/cache/team-chrek",
     }
     loaded = settings.load(write(tmp_path, store=store)).store
     assert isinstance(loaded, settings.Server)

@@ -91,12 +91,11 @@ def test_it_says_what_stays_and_how_to_remove_it(api, tmp_path):
     assert "-n other" not in kept.hint
 
 
-def test_it_says_what_stays_on_a_server_and_on_the_nodes():
+def test_it_says_what_stays_on_a_server():
     kept = pre_delete.told(release.config(server={"uri": "s3://bucket/p"}), {"team": 0})
     assert kept.detail == "0 DynamoCheckpoints, artifacts in s3://bucket/p"
     assert kept.hint.endswith(
-        "to remove them: what is below s3://bucket/p, with a client of that server; "
-        "the directory /var/lib/chrek/cache/team-chrek of each node"
+        "to remove them: what is below s3://bucket/p, with a client of that server"
     )
 
 

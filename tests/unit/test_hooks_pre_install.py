@@ -2,7 +2,7 @@ import pytest
 import yaml
 
 from chrek.checks import report
-from chrek.hooks import pre_install, program
+from chrek.hooks import crds, program
 from fakes import api_server, release
 
 pytestmark = pytest.mark.filterwarnings("ignore:HTTPResponse.getheaders:DeprecationWarning")
@@ -16,9 +16,18 @@ def api():
         yield server
 
 
+@pytest.fixture(autouse=True)
+def definitions(tmp_path, monkeypatch):
+    """What the chart brings."""
+    folder = tmp_path / "crds"
+    folder.mkdir()
+    (folder / "crd.yaml").write_text(yaml.safe_dump(release.crd()))
+    monkeypatch.setattr(program, "CRDS", folder)
+
+
 def check(api, directory, **changes):
     context = program.Context(release.connect(api), release.config(**changes), directory)
-    return pre_install.check(context)
+    return crds.check_and_apply(context)
 
 
 def test_a_cluster_that_can_hold_the_release(api, tmp_path):
@@ -30,10 +39,10 @@ def test_a_cluster_that_can_hold_the_release(api, tmp_path):
         "namespaces",
         "releases",
         "identities",
-        "crds",
         "storage",
         "nodes",
         "pod-security",
+        release.CRD,
     ]
 
 
@@ -43,13 +52,10 @@ def test_every_failure_is_told_at_once(api, tmp_path):
     api.refuse("POST", release.PODS, status=403, message="violates PodSecurity")
     pod = {**POD, "spec": {"containers": [], "runtimeClassName": "none"}}
     (tmp_path / "agent-pod.yaml").write_text(yaml.safe_dump(pod))
-    wanted = {"watchNamespaces": ["a"], "prewarm": [release.prewarm()]}
-    found = report.failures(check(api, tmp_path, **wanted))
+    found = report.failures(check(api, tmp_path, watchNamespaces=["a"]))
     assert [outcome.name for outcome in found] == [
         "namespaces",
         "releases",
-        "crds",
-        "prewarm",
         "storage",
         "runtime-class",
         "pod-security",
@@ -57,14 +63,19 @@ def test_every_failure_is_told_at_once(api, tmp_path):
     assert all(outcome.hint for outcome in found)
 
 
-def test_nothing_is_changed(api, tmp_path):
+def test_the_crds_are_all_that_is_changed(api, tmp_path):
     (tmp_path / "agent-pod.yaml").write_text(yaml.safe_dump(POD))
-    before = dict(api.objects)
+    there = dict(api.objects)
     found = check(api, tmp_path, prewarm=[release.prewarm()])
     assert not report.failures(found)
-    writes = [(m, query["dryRun"]) for m, _, query, _ in api.requests if m != "GET"]
-    assert writes == [("PATCH", "All"), ("POST", "All")]
-    assert api.objects == before
+    writes = [(m, path, "dryRun" in query) for m, path, query, _ in api.requests if m != "GET"]
+    assert writes == [
+        ("POST", release.PODS, True),
+        ("PATCH", f"{release.CRDS}/{release.CRD}", False),
+        ("PATCH", f"{release.CHECKPOINTS}/llama", True),
+    ]
+    changed = {key for key in api.objects if api.objects[key] != there.get(key)}
+    assert changed <= {f"{release.CRDS}/{release.CRD}"}
 
 
 def test_checkpoints_are_not_looked_at_when_nobody_would_make_them(api, tmp_path):
@@ -80,8 +91,7 @@ def test_the_namespace_is_asked_about_the_agent_although_its_runtime_class_is_mi
     (tmp_path / "agent-pod.yaml").write_text(yaml.safe_dump(pod))
     found = report.failures(check(api, tmp_path))
     assert [outcome.name for outcome in found] == ["runtime-class"]
-    method, _, _, body = api.requests[-1]
-    assert method == "POST"
+    (body,) = [body for method, _, _, body in api.requests if method == "POST"]
     assert "runtimeClassName" not in body["spec"]
 
 

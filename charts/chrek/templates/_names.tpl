@@ -60,6 +60,17 @@
 {{- include "chrek.fullname" . }}-hooks
 {{- end -}}
 
+{{/* Account, Role and files of the hook after an uninstallation. Those of the other hooks are gone by
+then. */}}
+{{- define "chrek.postDelete.name" -}}
+{{- include "chrek.fullname" . }}-post-delete
+{{- end -}}
+
+{{/* The DaemonSet that this hook makes and takes away again. Its pods run where agents ran. */}}
+{{- define "chrek.cleanUp.name" -}}
+{{- include "chrek.fullname" . }}-clean-up
+{{- end -}}
+
 {{- define "chrek.identities.name" -}}
 {{- include "chrek.fullname" . }}-identities
 {{- end -}}

@@ -9,7 +9,7 @@ release: {{ include "chrek.release" . }}
 namespace: {{ .Release.Namespace }}
 watchNamespaces: {{ include "chrek.watchNamespaces" . }}
 crds:
-  {{- range $path, $_ := .Files.Glob "crds/*.yaml" }}
+  {{- range $path, $_ := .Files.Glob "files/crds/*.yaml" }}
   - {{ ($.Files.Get $path | fromYaml).metadata.name }}
   {{- end }}
 store:
@@ -30,7 +30,6 @@ store:
   credentialsSecret: {{ $server.credentialsSecretRef | quote }}
   caConfigMap: {{ $server.caBundle | quote }}
   keySecret: {{ $storage.encryption.keySecretRef | quote }}
-  cachePath: {{ include "chrek.store.cacheHostPath" . }}
   {{- end }}
 agentName: {{ if include "chrek.agentEnabled" . }}{{ include "chrek.agent.name" . }}{{ else }}""{{ end }}
 agentLabels:

@@ -60,12 +60,10 @@ def crds(cluster: workstation.Cluster, config: settings.ReleaseConfig) -> report
             return report.failed(
                 name,
                 f"{crd_name}: not found",
-                "install without --skip-crds, or run kubectl apply --server-side -f crds/ first",
+                "run helm upgrade, whose hook applies them, or kubectl apply --server-side -f "
+                "files/crds/",
             )
-        if not any(
-            version["name"] == names.VERSION and version["served"]
-            for version in found["spec"]["versions"]
-        ):
+        if not serves(found):
             return report.failed(
                 name,
                 f"{crd_name}: version {names.VERSION} is not served",
@@ -84,6 +82,14 @@ def crds(cluster: workstation.Cluster, config: settings.ReleaseConfig) -> report
 
 def crd_path(name: str = "") -> str:
     return workstation.path(crd.API_VERSION, crd.PLURAL, name=name)
+
+
+def serves(definition: dict[str, Any]) -> bool:
+    """Whether a CRD serves the version that chrek knows."""
+    return any(
+        version["name"] == names.VERSION and version["served"]
+        for version in definition["spec"]["versions"]
+    )
 
 
 def owner(definition: dict[str, Any]) -> str:

@@ -85,7 +85,7 @@ def nodes(cluster: workstation.Cluster, config: settings.ReleaseConfig) -> list[
     if status.get("observedGeneration", 0) < generation:
         return None
     pods = cluster.find(workstation.path("v1", "pods", config.namespace), labels=config.agentLabels)
-    by_node = {_node_of(pod): pod for pod in pods if not pod["metadata"].get("deletionTimestamp")}
+    by_node = {node_of(pod): pod for pod in pods if not pod["metadata"].get("deletionTimestamp")}
     found = [
         _node(node, by_node[node["metadata"]["name"]], generation)
         for node in node_checks.every(cluster)
@@ -233,7 +233,7 @@ def operator(cluster: workstation.Cluster, config: settings.ReleaseConfig) -> re
     return report.ok(name, text)
 
 
-def _node_of(pod: Object) -> str:
+def node_of(pod: Object) -> str:
     """The node that a pod of a DaemonSet is for: it is bound, or its affinity names it."""
     if pod["spec"].get("nodeName"):
         return str(pod["spec"]["nodeName"])

@@ -53,8 +53,6 @@ class Server(
     """In the release's namespace, as the next two; empty when the values name none."""
     caConfigMap: str
     keySecret: str
-    cachePath: str
-    """Directory of the nodes with copies of artifacts."""
 
 
 class Prewarm(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -3,7 +3,8 @@
 The operator is stopped first, so that it puts nothing back. Then the finalizer goes from every
 DynamoCheckpoint, so that these and their namespaces can be deleted later on; captures and deletions
 under way end. DynamoCheckpoints, and the store with the artifacts, stay: an installation finds them
-again. Idempotent; every wait is bounded.
+again. What is on nodes goes when the agents are gone (`chrek.hooks.post_delete`). Idempotent; every
+wait is bounded.
 """
 
 from __future__ import annotations
@@ -166,8 +167,7 @@ def _store(config: settings.ReleaseConfig) -> tuple[str, str]:
     """Where artifacts are, and how to remove them all."""
     store = config.store
     if isinstance(store, settings.Server):
-        below = f"what is below {store.uri}, with a client of that server"
-        return store.uri, f"{below}; the directory {store.cachePath} of each node"
+        return store.uri, f"what is below {store.uri}, with a client of that server"
     where = f"claim {config.namespace}/{store.name}"
     return where, f"kubectl delete pvc {store.name} -n {config.namespace}"
 

@@ -1,23 +1,15 @@
-"""Before an installation: can this cluster hold the release?
+"""Before an installation: can this cluster hold the release? Then the CRDs.
 
-Nothing of the release exists yet. The checks read, and one asks by a dry run; nothing is changed.
+Nothing of the release exists yet. The checks read, and some ask by a dry run; the CRDs are all that
+is changed, when no check fails.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from chrek.checks import before, report
-from chrek.hooks import program
-
-
-def check(context: program.Context) -> Sequence[report.Outcome]:
-    """Run every check."""
-    return before.outcomes(context.cluster, context.config, context.agent_pod(), with_crds=True)
-
+from chrek.hooks import crds, program
 
 main = program.command(
-    check,
+    crds.check_and_apply,
     title="pre-install",
     again="run helm uninstall {release} -n {namespace} and install again",
 )

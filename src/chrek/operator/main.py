@@ -225,7 +225,7 @@ class Operator:
                     if err.status == 404:
                         raise errors.ConfigError(
                             f"the API server does not know {plural}.{names.GROUP}",
-                            hint="install the CRDs: kubectl apply -f charts/chrek/crds",
+                            hint="install the CRDs: kubectl apply -f charts/chrek/files/crds",
                         ) from err
                     raise
 

@@ -11,8 +11,9 @@ helm.sh/hook-delete-policy: before-hook-creation,hook-succeeded
 {{- define "chrek.hook.upgrade" -}}pre-upgrade,pre-rollback{{- end -}}
 {{- define "chrek.hook.always" -}}{{ include "chrek.hook.before" . }},{{ include "chrek.hook.after" . }},pre-delete{{- end -}}
 
-{{/* A hook Job. Call with a dict: root, name, events, program, deadline; weight if it is not 0, crds for
-their mount, and log for when helm shows what it said. */}}
+{{/* A hook Job. Call with a dict: root, name, events, program, deadline; weight if it is not 0, crds if it
+applies them, log for when helm shows what it said, account if it has one of its own (and a ConfigMap of
+that name), downward for what it wants to know of its pod. */}}
 {{- define "chrek.hook.job" -}}
 {{- $hook := . -}}
 {{- with .root -}}
@@ -39,7 +40,7 @@ spec:
         {{- include "chrek.pod.noMeshAnnotations" .Values.hooks.podAnnotations | nindent 8 }}
     spec:
       restartPolicy: Never
-      serviceAccountName: {{ include "chrek.hooks.name" . }}
+      serviceAccountName: {{ $hook.account | default (include "chrek.hooks.name" .) }}
       {{- with include "chrek.pod.pullSecrets" . }}
       {{- . | nindent 6 }}
       {{- end }}
@@ -61,6 +62,10 @@ spec:
           securityContext:
             {{- include "chrek.container.restricted" . | nindent 12 }}
           terminationMessagePolicy: FallbackToLogsOnError
+          {{- with $hook.downward }}
+          env:
+            {{- include "chrek.container.downward" . | trim | nindent 12 }}
+          {{- end }}
           resources:
             {{- toYaml .Values.hooks.resources | nindent 12 }}
           volumeMounts:
@@ -75,7 +80,7 @@ spec:
       volumes:
         - name: config
           configMap:
-            name: {{ include "chrek.hooks.name" . }}
+            name: {{ $hook.account | default (include "chrek.hooks.name" .) }}
         {{- if $hook.crds }}
         - name: crds
           configMap:

@@ -1,14 +1,3 @@
-{{/* Account, Role and files of the hook after an uninstallation. Those of the other hooks are gone by
-then. */}}
-{{- define "chrek.postDelete.name" -}}
-{{- include "chrek.fullname" . }}-post-delete
-{{- end -}}
-
-{{/* The DaemonSet that this hook makes and takes away again. Its pods run where agents ran. */}}
-{{- define "chrek.cleanUp.name" -}}
-{{- include "chrek.fullname" . }}-clean-up
-{{- end -}}
-
 {{/* Each pod removes the release's directories from its node, then waits until the DaemonSet goes. The
 hook adds when the order expires, and keeps pods off nodes whose agent has not ended. */}}
 {{- define "chrek.cleanUp.daemonSet" -}}
