@@ -226,8 +226,6 @@ def test_syncing_three_times_changes_nothing(live, helm, tmp_path):
                 assert snapshot(live, documents) == before
                 assert pods(live, name) == running
             assert application.difference() == ""
-            run(live, command("Prune=false"), name=name, values=values)
-            assert application.difference() == "", "the annotation is another's"
             # Nothing of `helm test` is a hook of Argo CD: the guide's own command runs it.
             said = run(live, command("round-trip.yaml"), name=name, values=values)
             assert "pod/chrek-test-round-trip condition met" in said
