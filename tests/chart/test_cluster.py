@@ -172,7 +172,11 @@ def beside_a_platform(live):
         live.kubectl(*apply, f"--filename={lives.CRDS}")
 
 
-@pytest.mark.parametrize("program", ["helm", "helm4"], ids=["helm3", "helm4"])
+@pytest.mark.parametrize(
+    "program",
+    # The tests of tests/e2e live with Helm 3.
+    [pytest.param("helm", id="helm3", marks=pytest.mark.heavy), pytest.param("helm4", id="helm4")],
+)
 def test_from_install_to_uninstall(live, program):
     """Helm says ready when it is; an upgrade keeps the CA and applies CRDs; the claim stays."""
     with lives.namespace(live, f"chart-life-{program}") as name, contextlib.ExitStack() as stack:

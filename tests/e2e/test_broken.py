@@ -97,6 +97,7 @@ def test_the_api_server_does_not_reach_the_webhook(release: cluster.Cluster) -> 
     wait_well(release)
 
 
+@pytest.mark.heavy
 def test_an_image_that_no_node_can_pull(release: cluster.Cluster) -> None:
     release.kubectl("set", "image", "daemonset/chrek-agent", "agent=chrek:none", HERE)
     try:
@@ -141,6 +142,7 @@ def test_a_signal_path_that_is_a_file(live: cluster.Cluster) -> None:
         assert "mend the agent on n2" in said
 
 
+@pytest.mark.heavy
 def test_credentials_that_the_server_does_not_take(live: cluster.Cluster) -> None:
     """The Secret is there, with the keys that are needed: only an agent can tell."""
     namespace = "broken-store"

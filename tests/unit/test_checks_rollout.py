@@ -300,3 +300,32 @@ def test_events_are_left_alone_when_all_is_well(api):
     found = rollout.nodes(cluster, config)
     assert rollout.warned(cluster, config, found) == found
     assert EVENTS not in [path for _, path, _, _ in api.requests]
+
+
+def relabelled(api, node, **labels):
+    api.objects[f"{release.PODS}/chrek-agent-{node}"]["metadata"]["labels"] |= labels
+
+
+def generation(api, number, **status):
+    found = api.objects[f"{release.DAEMON_SETS}/chrek-agent"]
+    found["metadata"]["generation"] = number
+    found["status"] |= {"observedGeneration": number, **status}
+
+
+def test_after_a_rollback_pods_of_that_revision_are_no_older_ones(api):
+    """n1 was never replaced: it is of the first generation, and the third one wants the same."""
+    release.running(api)
+    generation(api, 3, updatedNumberScheduled=1)
+    relabelled(api, "n1", **{"pod-template-generation": "1", "controller-revision-hash": "a"})
+    relabelled(api, "n2", **{"pod-template-generation": "2", "controller-revision-hash": "b"})
+    assert [outcome.detail for outcome in agents(api)[:2]] == [rollout.OUTDATED] * 2
+    relabelled(api, "n2", **{"pod-template-generation": "3", "controller-revision-hash": "a"})
+    assert statuses(agents(api)) == [("node n1", OK), ("node n2", OK), ("agents", OK)]
+    relabelled(api, "n1", **{"controller-revision-hash": "b"})
+    assert agents(api)[0].detail == rollout.OUTDATED
+
+
+def test_the_controller_says_when_every_pod_is_as_it_wants_it(api):
+    release.running(api)
+    generation(api, 3, updatedNumberScheduled=2)
+    assert statuses(agents(api)) == [("node n1", OK), ("node n2", OK), ("agents", OK)]

@@ -86,8 +86,9 @@ def nodes(cluster: workstation.Cluster, config: settings.ReleaseConfig) -> list[
         return None
     pods = cluster.find(workstation.path("v1", "pods", config.namespace), labels=config.agentLabels)
     by_node = {node_of(pod): pod for pod in pods if not pod["metadata"].get("deletionTimestamp")}
+    current = _current([*by_node.values()], status, generation)
     found = [
-        _node(node, by_node[node["metadata"]["name"]], generation)
+        _node(node, by_node[node["metadata"]["name"]], current)
         for node in node_checks.every(cluster)
         if node["metadata"]["name"] in by_node
     ]
@@ -246,11 +247,34 @@ def node_of(pod: Object) -> str:
     return ""
 
 
-def _node(node: Object, pod: Object, generation: int) -> Node:
+def _current(pods: Sequence[Object], status: Object, generation: int) -> frozenset[str]:
+    """Names of the pods that are as the DaemonSet wants them.
+
+    A pod has the generation that it was made for, and a rollback makes another generation of an
+    older revision: pods that have that revision still are not made again. So its hash counts too.
+    Source: isPodUpdated of kubernetes/pkg/controller/daemon/util.
+    """
+    names = frozenset(str(pod["metadata"]["name"]) for pod in pods)
+    wanted = status.get("desiredNumberScheduled", 0)
+    if wanted and status.get("updatedNumberScheduled", 0) >= wanted:
+        return names
+    labels = {str(pod["metadata"]["name"]): pod["metadata"].get("labels") or {} for pod in pods}
+    newest = {
+        name
+        for name, found in labels.items()
+        if str(found.get("pod-template-generation", generation)) == str(generation)
+    }
+    hashes = {labels[name].get("controller-revision-hash") for name in newest} - {None}
+    return frozenset(
+        name
+        for name, found in labels.items()
+        if name in newest or found.get("controller-revision-hash") in hashes
+    )
+
+
+def _node(node: Object, pod: Object, current: frozenset[str]) -> Node:
     conditions = {c["type"]: c for c in (node.get("status") or {}).get("conditions") or []}
-    labels = pod["metadata"].get("labels") or {}
-    current = str(labels.get("pod-template-generation", generation)) == str(generation)
-    problem = OUTDATED if not current else _problem(pod)
+    problem = _problem(pod) if pod["metadata"]["name"] in current else OUTDATED
     return Node(
         name=node["metadata"]["name"],
         healthy=(conditions.get("Ready") or {}).get("status") == "True",
