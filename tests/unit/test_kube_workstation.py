@@ -197,3 +197,26 @@ def host(cluster):
 def test_connect_prefers_the_file_given(kubeconfig, monkeypatch):
     monkeypatch.setenv("KUBERNETES_SERVICE_HOST", "192.0.2.1")
     assert workstation.connect(kubeconfig)._api.configuration.host == "http://192.0.2.2:1"
+
+
+@pytest.mark.parametrize(
+    ("item", "found", "is_true"),
+    [
+        ({}, {}, False),
+        ({"status": {"conditions": None}}, {}, False),
+        ({"status": {"conditions": [{"type": "Other", "status": "True"}]}}, {}, False),
+        (
+            {"status": {"conditions": [{"type": "Ready", "status": "False", "reason": "r"}]}},
+            {"type": "Ready", "status": "False", "reason": "r"},
+            False,
+        ),
+        (
+            {"status": {"conditions": [{"type": "Ready", "status": "True"}]}},
+            {"type": "Ready", "status": "True"},
+            True,
+        ),
+    ],
+)
+def test_conditions(item, found, is_true):
+    assert workstation.condition(item, "Ready") == found
+    assert workstation.is_true(item, "Ready") is is_true

@@ -77,7 +77,7 @@ class _Sight:
         self._services: list[report.Outcome] = []
         self._unseen: Sequence[report.Outcome] = []
         if config.agentName:
-            self._unseen = attempt("agents", lambda: self._see_nodes(cluster))
+            self._unseen = attempt("agents", self._see_nodes)
         if config.operatorName:
             self._services += attempt("operator", lambda: [rollout.operator(cluster, config)])
         works = not report.failures(self._services)
@@ -102,8 +102,8 @@ class _Sight:
         answers = agents.read(running, ask, parallel=parallel)
         return [*self._of_agents(answers), *self._services]
 
-    def _see_nodes(self, cluster: workstation.Cluster) -> Sequence[report.Outcome]:
-        self._nodes = rollout.nodes(cluster, self._config)
+    def _see_nodes(self) -> Sequence[report.Outcome]:
+        self._nodes = rollout.nodes(self._cluster, self._config)
         return []
 
     def _of_agents(

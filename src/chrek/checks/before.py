@@ -41,7 +41,7 @@ def outcomes(
     Args:
         pod: the agent's, as the chart renders it; none when the release has no agent.
         with_crds: look whether the CRDs are there, and ask what they say to the checkpoints of the
-            values; before an upgrade they are applied first.
+            values; hooks apply them first.
         attempt: runs each check.
     """
     found: list[report.Outcome] = []

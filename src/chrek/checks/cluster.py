@@ -67,7 +67,7 @@ def crds(cluster: workstation.Cluster, config: settings.ReleaseConfig) -> report
             return report.failed(
                 name,
                 f"{crd_name}: version {names.VERSION} is not served",
-                f"upgrade what installed it, {owner(found)}, to a version that serves it",
+                serving_hint(found),
             )
         if crd.is_foreign(found):
             foreign.append(f"{crd_name} by {owner(found)}")
@@ -90,6 +90,11 @@ def serves(definition: dict[str, Any]) -> bool:
         version["name"] == names.VERSION and version["served"]
         for version in definition["spec"]["versions"]
     )
+
+
+def serving_hint(definition: dict[str, Any]) -> str:
+    """What to do about a CRD that does not serve it."""
+    return f"upgrade what installed it, {owner(definition)}, to a version that serves it"
 
 
 def owner(definition: dict[str, Any]) -> str:

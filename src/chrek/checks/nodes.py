@@ -185,11 +185,9 @@ class _Node:
     """What is looked at of a node; the rest of the object need not stay in memory."""
 
     def __init__(self, node: Object) -> None:
-        status = node.get("status") or {}
-        info = status.get("nodeInfo") or {}
-        conditions = {c["type"]: c["status"] for c in status.get("conditions") or []}
+        info = (node.get("status") or {}).get("nodeInfo") or {}
         self.name = str(node["metadata"]["name"])
-        self.ready = conditions.get("Ready") == "True"
+        self.ready = workstation.is_true(node, "Ready")
         self.kernel = str(info.get("kernelVersion", ""))
         self.runtime = str(info.get("containerRuntimeVersion", ""))
         self.kubelet = str(info.get("kubeletVersion", ""))

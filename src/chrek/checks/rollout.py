@@ -273,11 +273,10 @@ def _current(pods: Sequence[Object], status: Object, generation: int) -> frozens
 
 
 def _node(node: Object, pod: Object, current: frozenset[str]) -> Node:
-    conditions = {c["type"]: c for c in (node.get("status") or {}).get("conditions") or []}
     problem = _problem(pod) if pod["metadata"]["name"] in current else OUTDATED
     return Node(
         name=node["metadata"]["name"],
-        healthy=(conditions.get("Ready") or {}).get("status") == "True",
+        healthy=workstation.is_true(node, "Ready"),
         cordoned=bool(node["spec"].get("unschedulable")),
         pod=pod,
         ready=not problem,
@@ -287,11 +286,9 @@ def _node(node: Object, pod: Object, current: frozenset[str]) -> Node:
 
 def _problem(pod: Object) -> str:
     """Why a pod is not ready; empty when it is."""
-    status = pod.get("status") or {}
-    conditions = {c["type"]: c for c in status.get("conditions") or []}
-    if (conditions.get("Ready") or {}).get("status") == "True":
+    if workstation.is_true(pod, "Ready"):
         return ""
-    for container in status.get("containerStatuses") or []:
+    for container in (pod.get("status") or {}).get("containerStatuses") or []:
         state = container.get("state") or {}
         waiting = state.get("waiting") or {}
         ended = state.get("terminated") or (container.get("lastState") or {}).get("terminated")
@@ -299,10 +296,15 @@ def _problem(pod: Object) -> str:
             times = f"restarted {container.get('restartCount', 0)} times"
             said = (ended or {}).get("message") or waiting.get("message") or ""
             return ": ".join(filter(None, [waiting.get("reason") or times, _last_words(said)]))
-    scheduled = conditions.get("PodScheduled") or {}
-    if scheduled.get("status") == "False":
-        return f"{scheduled.get('reason', 'unscheduled')}: {scheduled.get('message', '')}"
-    return NOT_YET
+    return unscheduled(pod) or NOT_YET
+
+
+def unscheduled(pod: Object) -> str:
+    """Why the scheduler has no node for a pod; empty when that is not what it says."""
+    scheduled = workstation.condition(pod, "PodScheduled")
+    if scheduled.get("status") != "False":
+        return ""
+    return f"{scheduled.get('reason', 'unscheduled')}: {scheduled.get('message', '')}"
 
 
 def _last_words(said: str) -> str:

@@ -93,7 +93,7 @@ def of_rendered(cluster: workstation.Cluster, release: releases.Release) -> list
     config = release.config
     if config is None:
         return _unreadable(release)
-    # Helm installs those that are missing, and makes a namespace where it is told to.
+    # A hook applies those that are missing, and Helm makes a namespace where it is told to.
     known = [n for n in config.crds if not _missing(cluster, cluster_checks.crd_path(n))]
     made = workstation.path("v1", "namespaces", name=config.namespace)
     new = _missing(cluster, made)
@@ -268,8 +268,7 @@ def _agents_by_pods(
 
 def _node(pod: Object) -> rollout.Node:
     """What can be told of a node by its agent's pod."""
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    ready = any(one["type"] == "Ready" and one["status"] == "True" for one in conditions)
+    ready = workstation.is_true(pod, "Ready")
     return rollout.Node(
         name=str(pod["spec"]["nodeName"]),
         healthy=True,

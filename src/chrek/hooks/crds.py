@@ -60,12 +60,8 @@ def apply(cluster: workstation.Cluster, path: pathlib.Path) -> report.Outcome:
     found = cluster.get(url)
     if found is not None and crd.is_foreign(found):
         if not cluster_checks.serves(found):
-            return report.failed(
-                name,
-                f"version {names.VERSION} is not served",
-                f"upgrade what installed it, {cluster_checks.owner(found)}, to a version that "
-                "serves it",
-            )
+            text = f"version {names.VERSION} is not served"
+            return report.failed(name, text, cluster_checks.serving_hint(found))
         return report.warning(
             name,
             f"managed by {cluster_checks.owner(found)}, left as it is",

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import os
 import shlex
 import signal
 import time
@@ -141,7 +140,9 @@ class Sweep:
     def _ask(self) -> None:
         """Learn which nodes are not Ready, and whether cluster and namespace give the rights."""
         every = nodes.every(self._cluster)
-        self._away = frozenset(node["metadata"]["name"] for node in every if not _ready(node))
+        self._away = frozenset(
+            node["metadata"]["name"] for node in every if not workstation.is_true(node, "Ready")
+        )
         self._agents()
 
     def _create(self) -> None:
@@ -155,7 +156,9 @@ class Sweep:
         # The controller of DaemonSets would keep to itself why it cannot make pods.
         self._cluster.create(self._pods, {**pod, "metadata": metadata}, dry_run=True)
         expires = time.time() + DEADLINE_SECONDS - self._elapsed() + EXPIRY_SECONDS
-        wanted = order(self._manifest, self._config.agentLabels, expires=expires, owner=owner())
+        wanted = order(
+            self._manifest, self._config.agentLabels, expires=expires, owner=program.own_pod()
+        )
         self._cluster.delete(self._path)
         self._uid = str(self._cluster.create(self._sets, wanted)["metadata"]["uid"])
 
@@ -309,12 +312,6 @@ def order(
     return made
 
 
-def owner() -> Object | None:
-    """Reference to this program's own pod; none outside one."""
-    name, uid = os.environ.get("POD_NAME"), os.environ.get("POD_UID")
-    return {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid} if name and uid else None
-
-
 def by_hand(paths: Sequence[str]) -> str:
     return shlex.join(["rm", "-rf", *paths])
 
@@ -334,20 +331,12 @@ def _problem(pod: Object) -> str:
     waiting = (_container(pod).get("state") or {}).get("waiting") or {}
     if waiting.get("reason", "PodInitializing") != "PodInitializing":
         return ": ".join(filter(None, [waiting["reason"], waiting.get("message", "")]))
-    for condition in (pod.get("status") or {}).get("conditions") or []:
-        if condition["type"] == "PodScheduled" and condition["status"] == "False":
-            return f"{condition.get('reason', 'unscheduled')}: {condition.get('message', '')}"
-    return "its pod has not come so far"
+    return rollout.unscheduled(pod) or "its pod has not come so far"
 
 
 def _container(pod: Object) -> Object:
     statuses: list[Object] = (pod.get("status") or {}).get("initContainerStatuses") or []
     return next((status for status in statuses if status["name"] == CONTAINER), {})
-
-
-def _ready(node: Object) -> bool:
-    found = (node.get("status") or {}).get("conditions") or []
-    return any(one["type"] == "Ready" and one["status"] == "True" for one in found)
 
 
 def _passing(err: errors.ApiError) -> bool:

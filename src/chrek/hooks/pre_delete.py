@@ -221,8 +221,7 @@ def _of_a_checkpoint(job: Object) -> bool:
 
 
 def _finished(job: Object) -> bool:
-    conditions = (job.get("status") or {}).get("conditions") or []
-    return any(c["type"] in ("Complete", "Failed") and c["status"] == "True" for c in conditions)
+    return any(workstation.is_true(job, kind) for kind in ("Complete", "Failed"))
 
 
 def _by_hand(namespace: str, name: str) -> str:

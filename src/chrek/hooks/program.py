@@ -96,6 +96,12 @@ def with_errors(title: str, action: Callable[[], int]) -> None:
     sys.exit(code)
 
 
+def own_pod() -> dict[str, Any] | None:
+    """Reference to this program's own pod, for what is to go with it; none outside one."""
+    name, uid = os.environ.get("POD_NAME"), os.environ.get("POD_UID")
+    return {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": uid} if name and uid else None
+
+
 def conclude(line: str) -> None:
     """Print the last line and leave it as the termination message."""
     print(line, flush=True)

@@ -96,7 +96,7 @@ class Pods:
         return self._cluster.get(self.path(name)) is not None
 
     def is_ready(self, name: str) -> bool:
-        return _condition(self._get(name), "Ready").get("status") == "True"
+        return workstation.is_true(self._get(name), "Ready")
 
     def answering(self, labels: Mapping[str, str]) -> str | None:
         """Address of a pod with these labels that runs and answers, if there is one."""
@@ -113,7 +113,7 @@ class Pods:
     def start(self, name: str) -> Start | None:
         """How a pod started; None until that is known."""
         pod = self._get(name)
-        condition = _condition(pod, names.CONDITION_RESTORED)
+        condition = workstation.condition(pod, names.CONDITION_RESTORED)
         status, reason = condition.get("status"), str(condition.get("reason"))
         message = str(condition.get("message", ""))
         if status not in ("True", "False"):
@@ -147,8 +147,7 @@ def agents(cluster: workstation.Cluster, config: settings.ReleaseConfig) -> dict
     ready = {
         str(pod["spec"]["nodeName"]): pod
         for pod in cluster.find(path, labels=config.agentLabels)
-        if _condition(pod, "Ready").get("status") == "True"
-        and not pod["metadata"].get("deletionTimestamp")
+        if workstation.is_true(pod, "Ready") and not pod["metadata"].get("deletionTimestamp")
     }
     return dict(sorted(ready.items()))
 
@@ -188,11 +187,6 @@ def template(base: Mapping[str, Any], preferred: Mapping[str, int]) -> Object:
         affinity = made["spec"].setdefault("affinity", {}).setdefault("nodeAffinity", {})
         affinity.setdefault("preferredDuringSchedulingIgnoredDuringExecution", []).extend(terms)
     return made
-
-
-def _condition(pod: Object, kind: str) -> Object:
-    conditions = (pod.get("status") or {}).get("conditions") or []
-    return next((c for c in conditions if c["type"] == kind), {})
 
 
 def _answering(pod: Object) -> str | None:

@@ -40,6 +40,17 @@ def path(group_version: str, plural: str, namespace: str = "", name: str = "") -
     return "/" + "/".join(parts)
 
 
+def condition(item: Object, kind: str) -> Object:
+    """A condition in the status of an object, such as Ready of a pod; empty when it has none."""
+    conditions = (item.get("status") or {}).get("conditions") or []
+    return next((one for one in conditions if one["type"] == kind), {})
+
+
+def is_true(item: Object, kind: str) -> bool:
+    """Whether an object has a condition that is true."""
+    return condition(item, kind).get("status") == "True"
+
+
 def quantity(text: str) -> decimal.Decimal:
     """The number that a Kubernetes quantity such as `100Gi` stands for.
 
