@@ -12,11 +12,11 @@ from __future__ import annotations
 import os
 import pathlib
 import signal
+import threading
 import time
 import uuid
 from collections.abc import Iterator
 from concurrent import futures
-from types import FrameType
 from typing import Any
 
 import click
@@ -75,6 +75,12 @@ class RoundTrip:
         self._warm_steps, self._cold_steps = trip_steps.Steps(), trip_steps.Steps()
         self._facts: list[trip_steps.Row] = []
         self._agents: dict[str, Object] = {}
+        self._ended = False
+
+    def end(self) -> None:
+        """Have `run`, in another thread, clean up and raise."""
+        self._ended = True
+        self._patience.stop()
 
     def run(self) -> None:
         """Do it.
@@ -91,6 +97,12 @@ class RoundTrip:
                     f"the pod without a checkpoint has the nonce {nonce[:8]} of the captured one",
                     hint="it got memory that it did not ask for: report this as a bug",
                 )
+        except trip_steps.GivenUp as err:
+            if not self._ended:
+                raise
+            raise errors.ChrekError(
+                "the test's pod was asked to end", hint="run helm test again"
+            ) from err
         finally:
             self._patience.stop()
             self._clean_up()
@@ -276,10 +288,6 @@ class RoundTrip:
             time.sleep(trip_steps.POLL_SECONDS)
 
 
-def _end(_number: int, _frame: FrameType | None) -> None:
-    raise errors.ChrekError("the test's pod was asked to end", hint="run helm test again")
-
-
 @click.command(help=(__doc__ or "").splitlines()[0])
 @click.option("--namespace", required=True, help="Where to make the checkpoint and the pods.")
 @click.option("--worker", required=True, type=click.Path(path_type=pathlib.Path), metavar="FILE")
@@ -287,23 +295,12 @@ def _end(_number: int, _frame: FrameType | None) -> None:
 @click.option("--timeout", type=float, default=240, show_default=True, help="Seconds in all.")
 def main(namespace: str, worker: pathlib.Path, release: pathlib.Path, timeout: float) -> None:
     """Run the test and exit."""
-    # Its `finally` deletes what was made; without a handler the first process of a container, which
-    # this is, would not even notice.
-    signal.signal(signal.SIGTERM, _end)
     program.with_errors("round-trip", lambda: _main(namespace, worker, release, timeout))
 
 
 def _main(namespace: str, worker: pathlib.Path, release: pathlib.Path, timeout: float) -> int:
-    own = {key: os.environ.get(key, "") for key in ("POD_NAME", "POD_NAMESPACE", "POD_UID")}
-    owner = None
     # An owner must be of the same namespace.
-    if all(own.values()) and own["POD_NAMESPACE"] == namespace:
-        owner = {
-            "apiVersion": "v1",
-            "kind": "Pod",
-            "name": own["POD_NAME"],
-            "uid": own["POD_UID"],
-        }
+    owner = program.own_pod() if os.environ.get("POD_NAMESPACE") == namespace else None
     trip = RoundTrip(
         workstation.connect(),
         yaml.safe_load(worker.read_text()),
@@ -312,6 +309,9 @@ def _main(namespace: str, worker: pathlib.Path, release: pathlib.Path, timeout: 
         timeout_seconds=timeout,
         owner=owner,
     )
+    # The first process of a container, which this is, would not notice without a handler. What is
+    # interrupted may hold the lock that `end` needs: so that is another thread's.
+    signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=trip.end).start())
     try:
         trip.run()
     finally:
