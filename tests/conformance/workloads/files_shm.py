@@ -15,8 +15,9 @@ def setup():
     asked, told = os.pipe(), os.pipe()
     if os.fork() == 0:
         while os.read(asked[0], 1):
-            os.write(told[1], b"%d" % semaphore.acquire(timeout=5))
+            got = semaphore.acquire(timeout=5)
             semaphore.release()
+            os.write(told[1], b"%d" % got)
         os._exit(0)
     return semaphore, asked[1], told[0]
 
