@@ -67,11 +67,3 @@ def test_times_can_be_compared(text):
 
 def test_a_time_is_read_as_it_is_written():
     assert conditions.parse(conditions.timestamp(NOW)) == NOW
-
-
-@pytest.mark.parametrize(
-    ("size", "text"),
-    [(0, "0"), (1023, "1023"), (1024, "1.0Ki"), (1400000000, "1.3Gi"), (5 << 40, "5.0Ti")],
-)
-def test_sizes_for_a_person(size, text):
-    assert conditions.human(size) == text

@@ -18,7 +18,7 @@ import click
 import msgspec
 import yaml
 
-from chrek import config, errors, identity, names, state, variant
+from chrek import config, errors, identity, names, quantity, state, variant
 from chrek import store as stores
 from chrek.cli import crds
 from chrek.kube import workstation
@@ -119,7 +119,7 @@ def show_deletion(
                     gone.append((one, f"deletion of {path}{warning}"))
                     break
     _table(gone)
-    size = conditions.human(sum(one.bytes for one, _ in gone))
+    size = quantity.human(sum(one.bytes for one, _ in gone))
     click.echo(
         f"{len(gone)} artifacts, {size}, would be deleted, and what is there of these paths that no"
         f" {names.CHECKPOINT_KIND} lists"
@@ -262,7 +262,7 @@ def _table(rows: Iterable[tuple[rules.Artifact, str]]) -> None:
             one.namespace,
             one.checkpoint,
             f"{one.identity_hash}/{one.variant}",
-            conditions.human(one.bytes),
+            quantity.human(one.bytes),
             conditions.timestamp(one.used_at),
             why,
         )
@@ -280,18 +280,18 @@ def _table(rows: Iterable[tuple[rules.Artifact, str]]) -> None:
 def _sum_up(
     plan: rules.Plan, settings: config.Housekeeping, found: Sequence[rules.Artifact]
 ) -> None:
-    going = conditions.human(plan.used_bytes - plan.left_bytes)
-    left = conditions.human(plan.left_bytes)
-    quota = f" of {conditions.human(settings.maxBytes)}" if settings.maxBytes else ""
+    going = quantity.human(plan.used_bytes - plan.left_bytes)
+    left = quantity.human(plan.left_bytes)
+    quota = f" of {quantity.human(settings.maxBytes)}" if settings.maxBytes else ""
     click.echo(f"{len(plan.removals)} artifacts, {going}, would go; {left}{quota} stay")
     sizes: dict[str, list[int]] = collections.defaultdict(list)
     for one in found:
         if one.kept:
             sizes[one.kept].append(one.bytes)
     for reason, kept in sorted(sizes.items()):
-        click.echo(f"  {len(kept)}, {conditions.human(sum(kept))}, stay: {reason}")
+        click.echo(f"  {len(kept)}, {quantity.human(sum(kept))}, stay: {reason}")
     over = plan.over_bytes(settings)
     if over:
-        click.echo(f"the quota is passed by {conditions.human(over)}, and nothing more may go")
+        click.echo(f"the quota is passed by {quantity.human(over)}, and nothing more may go")
     if not settings.maxBytes and not settings.unusedSeconds:
         click.echo("housekeeping is off: neither maxBytes nor unusedFor is set")

@@ -56,13 +56,3 @@ def parse(text: str | None) -> datetime.datetime | None:
     except ValueError:
         return None
     return found if found.tzinfo else found.replace(tzinfo=datetime.UTC)
-
-
-def human(size: int) -> str:
-    """A number of bytes for a person, such as 1.3Gi."""
-    amount = float(size)
-    for unit in ("", "Ki", "Mi", "Gi"):
-        if amount < 1024:
-            return f"{amount:.1f}{unit}" if unit else str(size)
-        amount /= 1024
-    return f"{amount:.1f}Ti"

@@ -10,9 +10,9 @@ import datetime
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from chrek import config, log, names
+from chrek import config, log, names, quantity
 from chrek.operator import cache as cache_module
-from chrek.operator import conditions, housekeeping, metrics, platform, queue, summary, templates
+from chrek.operator import housekeeping, metrics, platform, queue, summary, templates
 
 LOG = log.get(__name__)
 INTERVAL_SECONDS = 60.0
@@ -160,12 +160,12 @@ class Housekeeper:
         if over and over != self._over:
             LOG.warning(
                 "the store's quota is passed, and nothing more may go",
-                store=conditions.human(made.left_bytes),
-                quota=conditions.human(self._settings.maxBytes),
+                store=quantity.human(made.left_bytes),
+                quota=quantity.human(self._settings.maxBytes),
                 see="chrek prune --dry-run",
             )
         elif self._over and not over:
-            LOG.info("the store's quota is met again", store=conditions.human(made.left_bytes))
+            LOG.info("the store's quota is met again", store=quantity.human(made.left_bytes))
         self._over = over
 
     def _waits(self, key: Key) -> bool:

@@ -13,7 +13,7 @@ import enum
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Any
 
-from chrek import config, errors, names, variant
+from chrek import config, errors, names, quantity, variant
 from chrek.operator import cache, conditions, pods, podshape, summary
 
 Object = dict[str, Any]
@@ -323,7 +323,7 @@ def _removals(
             removals.append(Removal(one, Rule.UNUSED, why))
         elif over > 0 and one.bytes:
             why = (
-                f"least recently used ({since}), and the store needs {conditions.human(over)} more"
+                f"least recently used ({since}), and the store needs {quantity.human(over)} more"
                 f" than {SETTING}.maxBytes"
             )
             removals.append(Removal(one, Rule.QUOTA, why))
@@ -353,10 +353,10 @@ def refusal(
         return None
     if made.spare_bytes and held + expected - made.spare_bytes <= quota:
         return ""
-    more = f", this artifact needs about {conditions.human(expected)}" if expected else ""
-    wait = f", captures that run need about {conditions.human(running)}" if running else ""
+    more = f", this artifact needs about {quantity.human(expected)}" if expected else ""
+    wait = f", captures that run need about {quantity.human(running)}" if running else ""
     return (
-        f"the store holds {conditions.human(made.left_bytes)} of {conditions.human(quota)}"
+        f"the store holds {quantity.human(made.left_bytes)} of {quantity.human(quota)}"
         f" ({SETTING}.maxBytes){wait}{more}, and not enough of it may go (see chrek prune"
         " --dry-run): raise maxBytes, set unusedFor, or delete DynamoCheckpoints that are not"
         " needed; it goes on when there is room, and pods start cold until then"

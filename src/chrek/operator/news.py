@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from chrek import log, names
+from chrek import log, names, quantity
 from chrek.kube import api
 from chrek.operator import conditions, housekeeping
 
@@ -66,7 +66,7 @@ class News:
             checkpoint,
             type_="Normal",
             reason=names.Reason.PRUNED,
-            note=f"variant {artifact.variant}, {conditions.human(artifact.bytes)}: {removal.why}",
+            note=f"variant {artifact.variant}, {quantity.human(artifact.bytes)}: {removal.why}",
             action="Prune",
         )
 

@@ -6,7 +6,7 @@ import datetime
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from chrek import errors, names
+from chrek import errors, names, quantity
 from chrek.operator import conditions, evidence, jobs
 
 Object = dict[str, Any]
@@ -56,7 +56,7 @@ def derived(
         if field in status and not status[field]:
             del status[field]
     if variants:
-        status["size"] = conditions.human(sum(v.get("bytes", 0) for v in variants))
+        status["size"] = quantity.human(sum(v.get("bytes", 0) for v in variants))
     else:
         for field in ("size", "location", "createdAt"):
             status.pop(field, None)
@@ -87,7 +87,7 @@ def _amount(
         if e["phase"] == names.Phase.FAILED and (good or e["variant"] != own)
     ]
     if good:
-        text = f"captured on node {good.get('node', '?')}, {conditions.human(good.get('bytes', 0))}"
+        text = f"captured on node {good.get('node', '?')}, {quantity.human(good.get('bytes', 0))}"
         return names.Phase.READY, names.Reason.CHECKPOINTED, "; ".join([text, *others])
     if mine:
         text = (
