@@ -52,6 +52,43 @@ class User(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     groups: list[int]
 
 
+class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A GPU, as NVML describes it."""
+
+    uuid: Annotated[str, msgspec.Meta(max_length=96)]
+    """`GPU-xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx`."""
+    minor: int
+    """N of /dev/nvidiaN on its node."""
+    model: Annotated[str, msgspec.Meta(max_length=96)]
+    memoryBytes: int
+    """All of its memory."""
+    computeCapability: str
+    """Such as `9.0`."""
+    partitioned: bool = False
+    """MIG is on."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GpuFacts:
+    """What a container has of its node's GPUs."""
+
+    devices: tuple[Gpu, ...] = ()
+    """The container's, by their minor numbers."""
+    driver: str = ""
+    """Version; empty where the container has no GPU."""
+    node: tuple[str, ...] = ()
+    """UUIDs of all GPUs of the node; empty where the container has none."""
+
+    def __str__(self) -> str:
+        """Such as `2x NVIDIA H100 80GB HBM3`."""
+        models = sorted({gpu.model for gpu in self.devices})
+        counts = (sum(gpu.model == model for gpu in self.devices) for model in models)
+        return ", ".join(
+            f"{count}x {model}" if count > 1 else model
+            for count, model in zip(counts, models, strict=True)
+        )
+
+
 class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What is known of a container. None, or empty where noted: not known, not compared."""
 
@@ -73,9 +110,14 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     """Size of /dev/shm; of a capture, what the worker can rely on."""
     user: User | None = None
     gpus: list[str] | None = None
-    """Model of each GPU."""
+    """Model of each GPU that the container has."""
     gpuDriver: str = ""
-    """Branch, such as `550`."""
+    """Version, such as `580.65.06`; empty where the container has no GPU."""
+    gpuDevices: list[Gpu] | msgspec.UnsetType = msgspec.UNSET
+    """The GPUs that the container has, by their minor numbers; unset where it has none, so that
+    older agents read such manifests as well."""
+    gpuNode: list[str] | msgspec.UnsetType = msgspec.UNSET
+    """UUIDs of all GPUs of the node: the driver wants all of them to be mapped."""
     cpuFeatures: list[str] | None = None
     signalFrameBytes: int | None = None
     """The kernel's AT_MINSIGSTKSZ: follows the size of the CPU's xsave area."""
@@ -226,6 +268,29 @@ def _files(captured: Sequence[File], present: Sequence[File]) -> str:
     return ""
 
 
+def _gpus(captured: Sequence[str], present: Sequence[str]) -> str:
+    return _equal(sorted(captured), sorted(present))
+
+
+def _count(captured: Collection[Any], present: Collection[Any]) -> str:
+    return _equal(len(captured), len(present))
+
+
+def _capabilities(captured: Sequence[Gpu], present: Sequence[Gpu]) -> str:
+    return _equal(*(sorted(gpu.computeCapability for gpu in gpus) for gpus in (captured, present)))
+
+
+def _whole(_captured: Sequence[Gpu], present: Sequence[Gpu]) -> str:
+    cut = [gpu.uuid for gpu in present if gpu.partitioned]
+    return f"MIG is on: {_list(cut)}" if cut else ""
+
+
+def _memory(captured: Sequence[Gpu], present: Sequence[Gpu]) -> str:
+    before, now = (sorted(gpu.memoryBytes for gpu in gpus) for gpus in (captured, present))
+    short = [(want, have) for want, have in zip(before, now, strict=False) if have < want]
+    return _at_least(*short[0]) if short else ""
+
+
 def _list(items: Collection[str]) -> str:
     shown = [*items][:MOST_NAMED]
     more = len(items) - len(shown)
@@ -259,10 +324,21 @@ FACTS = (
          ignorable="configMaps"),
     Fact("user", _user, _R.USER_DIFFERS, "user",
          "checkpoint job and worker must have the same securityContext"),
-    Fact("gpus", _equal, _R.GPU_DIFFERS, "GPUs",
+    Fact("gpus", _count, _R.GPU_COUNT_DIFFERS, "number of GPUs",
+         "give checkpoint job and worker the same GPU request"),
+    Fact("gpus", _gpus, _R.GPU_DIFFERS, "GPUs",
          "make a checkpoint on nodes with these GPUs"),
-    Fact("gpuDriver", _equal, _R.GPU_DRIVER_DIFFERS, "GPU driver branch",
-         "use one driver branch, or make the checkpoint again"),
+    Fact("gpuDevices", _capabilities, _R.GPU_DIFFERS, "compute capability of GPUs",
+         "make a checkpoint on nodes with these GPUs"),
+    Fact("gpuDevices", _whole, _R.GPU_PARTITIONED, "GPUs",
+         "use whole GPUs: the driver cannot restore into a part of one"),
+    Fact("gpuDevices", _memory, _R.GPU_MEMORY_TOO_SMALL, "bytes of GPU memory",
+         "make a checkpoint on the GPUs with the least memory that shall restore it"),
+    Fact("gpuNode", _count, _R.GPU_COUNT_DIFFERS, "number of GPUs of the node",
+         "make a checkpoint on a node with as many GPUs: the driver wants a map of all of them"),
+    Fact("gpuDriver", _equal, _R.GPU_DRIVER_DIFFERS, "GPU driver",
+         "use one driver version, or make the checkpoint again: the worker has the driver's "
+         "libraries in its memory"),
     Fact("cpuFeatures", _superset, _R.CPU_FEATURES_MISSING, "CPU features",
          "make the checkpoint on the oldest kind of node that shall restore it"),
     Fact("signalFrameBytes", _at_least, _R.XSAVE_AREA_TOO_SMALL, "bytes of register state",
@@ -289,6 +365,9 @@ FACTS = (
 """In the order in which they are told: what explains more comes first."""
 
 
+_UNKNOWN = (None, "", msgspec.UNSET)
+
+
 def compare(captured: Facts, present: Facts, *, ignore: Collection[str] = ()) -> None:
     """Hold what was captured against what is there.
 
@@ -305,7 +384,7 @@ def compare(captured: Facts, present: Facts, *, ignore: Collection[str] = ()) ->
             continue
         before = getattr(captured, fact.field)
         now = getattr(present, fact.against or fact.field)
-        if before is None or now is None or before == "" or now == "":
+        if any(value in _UNKNOWN for value in (before, now)):
             continue
         difference = fact.rule(before, now)
         if difference:

@@ -85,6 +85,33 @@ class CriuError(ToolError):
     exit_code = 11
 
 
+class GpuError(ChrekError):
+    """The CUDA driver, or the helper that calls it, could not do what it was asked.
+
+    Attributes:
+        code: the driver's name for the error, such as `CUDA_ERROR_NOT_READY`; empty when it is not
+            the driver's.
+        unasked: nothing was done, and another helper process may do better.
+    """
+
+    reason = names.Reason.GPU_UNAVAILABLE
+    exit_code = 12
+    retryable = True
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        code: str = "",
+        unasked: bool = False,
+        hint: str | None = None,
+        reason: str | None = None,
+    ) -> None:
+        super().__init__(message, hint=hint, reason=reason)
+        self.code = code
+        self.unasked = unasked
+
+
 class ArtifactError(ChrekError):
     """A stored artifact is missing, damaged, too new or hostile."""
 
@@ -185,3 +212,8 @@ class RegistryError(ChrekError):
         self.status = status
         self.denied = denied
         self.wait = wait
+
+
+def log_of(err: Exception) -> str:
+    """What the program that failed had logged; empty where there is none."""
+    return err.log if isinstance(err, ToolError) else ""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import Annotated, Literal
 
 import msgspec
 
@@ -51,6 +52,26 @@ class Source(compatibility.Facts, frozen=True, kw_only=True, forbid_unknown_fiel
     """Addresses of the container's network namespace, loopback excepted."""
 
 
+class GpuProcess(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A process whose device memory was brought into its own memory before the dump."""
+
+    pid: Annotated[int, msgspec.Meta(gt=1, le=MAX_PID)]
+    """In its PID namespace."""
+    bytes: Annotated[int, msgspec.Meta(ge=0)]
+    """Device memory that it used on all GPUs."""
+
+
+class GpuState(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a restore has to bring back to GPUs once the processes run again."""
+
+    memory: Literal["host", "direct"] = "host"
+    """Where device memory is: in the images of the processes' own memory, or (reserved for the
+    driver's custom storage, not written and not restored yet) in files of its own."""
+    processes: Annotated[list[GpuProcess], msgspec.Meta(min_length=1, max_length=4096)]
+    used: Annotated[dict[str, int], msgspec.Meta(max_length=1024)]
+    """UUID of a GPU -> bytes of its memory that they used."""
+
+
 class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """See the module."""
 
@@ -69,6 +90,8 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     files: list[File]
     steps: dict[str, float]
     """Seconds of each step of the capture."""
+    gpu: GpuState | msgspec.UnsetType = msgspec.UNSET
+    """Absent where no process used a GPU: so older agents read such manifests as well."""
 
     @property
     def bytes(self) -> int:

@@ -24,6 +24,8 @@ ANNOTATION_IDENTITY = "nvidia.com/chrek-identity"
 ANNOTATION_CAPTURE_SOURCE = "nvidia.com/chrek-capture-source"
 """`job` or `worker`: how a checkpoint that is made from a pod with an identity is captured."""
 ANNOTATION_CONTAINER = "nvidia.com/chrek-container"
+ANNOTATION_NCCL = "nvidia.com/chrek-nccl"
+"""`keep` on a pod: its NCCL gets no environment of chrek's."""
 ANNOTATION_SKIPPED = "nvidia.com/chrek-skipped"
 ANNOTATION_CAPTURE = "nvidia.com/chrek-capture"
 ANNOTATION_RESULT = "nvidia.com/chrek-result"
@@ -93,6 +95,10 @@ ENV_ALIASES = {
 LABEL_ALIASES = {"nvidia.com/checkpoint-source": LABEL_SOURCE}
 IDENTITY_ALIASES = {"framework": "backendFramework", "frameworkVersion": "dynamoVersion"}
 MODE_ALIASES = {"Auto": "auto", "Reference": "reference"}
+
+
+GPU_DOMAIN = "nvidia.com/"
+"""Extended resources of this domain are GPUs or parts of them (NVIDIA's device plugin)."""
 
 
 class CaptureSource(enum.StrEnum):
@@ -182,7 +188,11 @@ class Reason(enum.StrEnum):
     CONFIG_MAP_DIFFERS = "ConfigMapDiffers"
     USER_DIFFERS = "UserDiffers"
     GPU_DIFFERS = "GpuDiffers"
+    GPU_COUNT_DIFFERS = "GpuCountDiffers"
+    GPU_MEMORY_TOO_SMALL = "GpuMemoryTooSmall"
     GPU_DRIVER_DIFFERS = "GpuDriverDiffers"
+    GPU_DRIVER_TOO_OLD = "GpuDriverTooOld"
+    GPU_PARTITIONED = "GpuPartitioned"
     CPU_FEATURES_MISSING = "CpuFeaturesMissing"
     XSAVE_AREA_TOO_SMALL = "XsaveAreaTooSmall"
     KERNEL_TOO_OLD = "KernelTooOld"
@@ -199,6 +209,13 @@ class Reason(enum.StrEnum):
     RESTORE_TIMEOUT = "RestoreTimeout"
     DUMP_TIMEOUT = "DumpTimeout"
     READY_TIMEOUT = "ReadyTimeout"
+    INSUFFICIENT_HOST_MEMORY = "InsufficientHostMemory"
+    GPU_UNAVAILABLE = "GpuUnavailable"
+    GPU_LOCK_TIMEOUT = "GpuLockTimeout"
+    GPU_CHECKPOINT_FAILED = "GpuCheckpointFailed"
+    GPU_RESTORE_FAILED = "GpuRestoreFailed"
+    GPU_STATE_UNSUPPORTED = "GpuStateUnsupported"
+    GPU_FILE_OPEN = "GpuFileOpen"
     HUGETLB = "HugetlbMemory"
     IO_URING = "IoUring"
     IPC_SHARED = "SharedIpcObjects"

@@ -1,7 +1,7 @@
 """The only place that starts other programs.
 
-Every child gets PDEATHSIG through `chrek-enter`, or is short-lived and has a time limit. Nothing is
-run through a shell.
+Every child gets PDEATHSIG, through `chrek-enter` or by its own doing, or is short-lived and has a
+time limit. Nothing is run through a shell.
 """
 
 from __future__ import annotations
