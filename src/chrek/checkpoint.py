@@ -31,6 +31,7 @@ from chrek import (
     digest,
     errors,
     facts,
+    gpustate,
     initfile,
     leftovers,
     log,
@@ -45,6 +46,7 @@ from chrek import (
 )
 from chrek import store as stores
 from chrek.criu import service
+from chrek.cuda import gpus as devices
 
 DUMP_LOG = "dump.log"
 _NOT_RESTORED = frozenset({DUMP_LOG, "stats-dump"})
@@ -87,12 +89,17 @@ def capture(
     store: storage.AnyStore,
     logger: log.Logger,
     *,
+    gpus: devices.Gpus | None = None,
     on_committed: Callable[[Captured], None] = lambda _: None,
     on_resumed: Callable[[], None] = lambda: None,
 ) -> Captured:
     """Dump a tree into the store; unless left running, it has ended when this returns.
 
+    Device memory is brought into the memory of its processes before anything is frozen; what goes
+    on after the dump, or because of a failure, has it back on its GPUs.
+
     Args:
+        gpus: of the container; None where no NVIDIA driver can be used.
         on_committed: called when the artifact is complete and a tree that is to end still frozen;
             raising undoes the capture.
         on_resumed: called when a tree that is left running has been dumped and runs again, before
@@ -101,11 +108,37 @@ def capture(
     Raises:
         UnsupportedError: something in the container cannot be captured.
         CriuError: CRIU failed. StoreError: the volume did. The tree runs on.
+        GpuError: the CUDA driver failed. The tree runs on or, where the driver cannot bring back
+            device memory, has been ended.
     """
     seconds: dict[str, float] = {}
     deadline = time.monotonic() + wanted.timeout_seconds
     with logger.step("outsiders", seconds):
         _wait_for_outsiders(wanted)
+    with gpustate.suspended(wanted.init_pid, wanted.root_pid, gpus, logger, seconds) as held:
+
+        def resumed() -> None:
+            held.resume()
+            on_resumed()
+
+        return _capture(
+            *(wanted, store, logger, seconds, deadline, held),
+            on_committed=on_committed,
+            on_resumed=resumed,
+        )
+
+
+def _capture(
+    wanted: Capture,
+    store: storage.AnyStore,
+    logger: log.Logger,
+    seconds: dict[str, float],
+    deadline: float,
+    held: gpustate.Held,
+    *,
+    on_committed: Callable[[Captured], None],
+    on_resumed: Callable[[], None],
+) -> Captured:
     mounts = procfs.mounts(wanted.root_pid)
     with logger.step("preflight", seconds):
         found = preflight.look(wanted.root_pid)
@@ -136,6 +169,7 @@ def capture(
                 source=source[0],
                 files=files,
                 steps=dict(seconds),
+                gpu=held.state,
             )
             captured = Captured(manifest=described, digest=store.commit(stage, described))
         on_committed(captured)
@@ -145,7 +179,7 @@ def capture(
         if script == "post-dump":
             seconds["dump"] = round(time.monotonic() - started, 6)
             with _errors_of_the_store(stage), logger.step("files", seconds):
-                source.append(_source(wanted, mounts))
+                source.append(_source(wanted, mounts, held.facts))
                 _archive(wanted, stage, mounts)
             if not wanted.leave_running:
                 finish()
@@ -229,7 +263,9 @@ def _volumes(wanted: Capture) -> tuple[manifest.Volume, ...]:
     return (manifest.Volume(path="/", exclusive=True), *wanted.volumes)
 
 
-def _source(wanted: Capture, mounts: list[procfs.Mount]) -> manifest.Source:
+def _source(
+    wanted: Capture, mounts: list[procfs.Mount], gpu_facts: compatibility.GpuFacts
+) -> manifest.Source:
     """What is known of the container, while its tree is frozen."""
     declared = compatibility.Facts(
         image=wanted.image, command=list(wanted.command), environment=wanted.environment
@@ -240,6 +276,7 @@ def _source(wanted: Capture, mounts: list[procfs.Mount]) -> manifest.Source:
             *(wanted.init_pid, wanted.root_pid, wanted.origin, declared),
             upper=upper,
             volumes=[volume.path for volume in wanted.volumes],
+            gpus=gpu_facts,
         )
     finally:
         os.close(upper)

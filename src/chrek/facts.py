@@ -34,8 +34,15 @@ _FEATURES = re.compile(
 """Of the flags in /proc/cpuinfo those that programs can see and use."""
 _LINK = re.compile(r"_SERVICE_HOST$")
 _LINKS = r"_(SERVICE_HOST|SERVICE_PORT(_.*)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)$"
-_RUNTIMES = re.compile(r"/(proc|sys|dev/nvidia[^/]*)(/|$)")
-"""Mount points that are a runtime's own, such as those of the GPUs that a pod got."""
+_RUNTIMES = re.compile(
+    r"/(proc|sys|dev/(nvidia[^/]*|dri))(/|$)"
+    r"|(/usr)?/lib(32|64)?/([^/]+/)*lib(cuda|cudadebugger|nv[^/]*|[^/]+_nvidia)\.so[^/]*$"
+    r"|(/usr)?/lib/firmware/nvidia/|/usr/s?bin/nv[^/]*$|(/var)?/run/nvidia[^/]*(/|$)"
+    r"|/usr/share/(nvidia|egl|glvnd|vulkan)/|/etc/(nvidia|vulkan|egl|glvnd)/"
+)
+"""Mount points that are a runtime's own: of a GPU that a pod got, its driver's files are mounted
+from the node, and every version has others. Source: nvidia-container-toolkit, internal/discover."""
+_NO_GPUS = compatibility.GpuFacts()
 _CHANGING = frozenset({"HOSTNAME", "NVIDIA_VISIBLE_DEVICES"})
 """Variables that a runtime sets for each container."""
 
@@ -48,6 +55,7 @@ def captured(
     *,
     upper: int,
     volumes: Sequence[str],
+    gpus: compatibility.GpuFacts = _NO_GPUS,
 ) -> compatibility.Facts:
     """The facts of a container whose tree is being captured.
 
@@ -57,11 +65,12 @@ def captured(
         declared: image, command and environment.
         upper: directory with the changes of the root file system.
         volumes: mount points whose contents are captured as well.
+        gpus: what the container has of the node's GPUs.
     """
     salt = secrets.token_hex(16)
     mounts = procfs.mounts(init_pid)
     with _root(init_pid) as root:
-        common = _common(init_pid, root, mounts, origin, declared, salt)
+        common = _common(init_pid, root, mounts, origin, declared, salt, gpus)
         image_files, volume_files = filefacts.of_tree(
             root_pid, root, mounts, origin, salt, upper=upper, captured=volumes
         )
@@ -79,15 +88,18 @@ def present(
     origin: compatibility.Origin,
     declared: compatibility.Facts,
     before: compatibility.Facts,
+    *,
+    gpus: compatibility.GpuFacts = _NO_GPUS,
 ) -> compatibility.Facts:
     """The facts of a container that has nothing but PID 1 in it.
 
     Args:
         before: the facts that they will be compared with: name the files to look at.
+        gpus: what the container has of the node's GPUs.
     """
     mounts = procfs.mounts(init_pid)
     with _root(init_pid) as root:
-        common = _common(init_pid, root, mounts, origin, declared, before.salt)
+        common = _common(init_pid, root, mounts, origin, declared, before.salt, gpus)
         image_files = filefacts.again(root, before.imageFiles or (), before.salt)
         volume_files = filefacts.again(root, before.volumeFiles or (), before.salt)
     return msgspec.structs.replace(common, imageFiles=image_files, volumeFiles=volume_files)
@@ -109,6 +121,7 @@ def _common(
     origin: compatibility.Origin,
     declared: compatibility.Facts,
     salt: str,
+    gpus: compatibility.GpuFacts,
 ) -> compatibility.Facts:
     status = procfs.status(pid)
     vector = auxiliary(pid)
@@ -117,7 +130,6 @@ def _common(
         values[kind][name] = filefacts.digest(value, salt)
     for kind, name, found in filefacts.of_mounts(root, mounts, origin, salt):
         values[kind][name] = found
-    models = gpus(root)
     return msgspec.structs.replace(
         declared,
         architecture=platform.machine(),
@@ -128,8 +140,10 @@ def _common(
         mounts=_mounts(mounts),
         sharedMemoryBytes=_shared_memory(root, mounts),
         user=compatibility.User(uids=[*status.uids], gids=[*status.gids], groups=[*status.groups]),
-        gpus=models,
-        gpuDriver=gpu_driver() if models else "",
+        gpus=[gpu.model for gpu in gpus.devices],
+        gpuDriver=gpus.driver,
+        gpuDevices=[*gpus.devices] or msgspec.UNSET,
+        gpuNode=[*gpus.node] or msgspec.UNSET,
         cpuFeatures=cpu_features(),
         signalFrameBytes=vector.get(_AT_MINSIGSTKSZ),
         pageBytes=vector.get(_AT_PAGESZ),
@@ -217,46 +231,6 @@ def criu_version() -> str:
         return ""
     found = re.search(rb"Version: *([\d.]+)", text)
     return found[1].decode() if found else ""
-
-
-def gpu_driver(version: pathlib.Path = pathlib.Path("/proc/driver/nvidia/version")) -> str:
-    """Branch of the NVIDIA kernel driver: the first part of its version."""
-    try:
-        found = re.search(r"\s(\d+)\.\d+", version.read_text())
-    except OSError:
-        return ""
-    return found[1] if found else ""
-
-
-def gpus(
-    root: int, directory: pathlib.Path = pathlib.Path("/proc/driver/nvidia/gpus")
-) -> list[str]:
-    """Model of each GPU whose device file a container has.
-
-    Args:
-        root: the container's root directory.
-        directory: where the NVIDIA kernel driver tells of its GPUs.
-    """
-    if not directory.exists():
-        return []
-    resolve = rootfd.RESOLVE_IN_ROOT | rootfd.RESOLVE_NO_MAGICLINKS | rootfd.RESOLVE_NO_SYMLINKS
-    try:
-        fd = rootfd.open_below(root, "/dev", os.O_RDONLY | os.O_DIRECTORY, resolve=resolve)
-    except OSError:
-        return []
-    try:
-        devices = set(os.listdir(fd))
-    finally:
-        os.close(fd)
-    models = []
-    for path in directory.glob("*/information"):
-        with contextlib.suppress(OSError):
-            text = path.read_text()
-            lines = (line.partition(":") for line in text.splitlines())
-            about = {key.strip(): value.strip() for key, _, value in lines}
-            if f"nvidia{about.get('Device Minor')}" in devices:
-                models.append(about.get("Model", ""))
-    return sorted(models)
 
 
 def memory_limit(pid: int, root: pathlib.Path = cgroups.ROOT) -> int | None:

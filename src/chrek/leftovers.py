@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import socket
 
 from chrek import procfs, rootfd
@@ -97,3 +98,12 @@ def _remove_links(pid: int, opened: str) -> int:
     finally:
         os.close(fd)
     return removed
+
+
+def end_all(init_pid: int) -> None:
+    """End everything in a container but its PID 1."""
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+        for pid in procfs.in_pid_namespace(init_pid):
+            if pid != init_pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)

@@ -1,7 +1,10 @@
 """What is in a process tree that CRIU must be told of, or cannot dump: looked for before a dump.
 
 CRIU would fail with words of its own when everything is frozen already, or, worse, restore
-something else than was there. Source: proc(5), criu/proc_parse.c and criu/eventfd.c of CRIU 4.2.
+something else than was there. Device files of GPUs are looked for when the GPU memory is in host
+memory, where the CUDA driver has closed all that it knows of. Source: proc(5), criu/proc_parse.c
+and criu/eventfd.c of CRIU 4.2, devices.txt of the kernel; major numbers of nvidia-uvm, nvidia-caps
+and gdrdrv differ between nodes.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import dataclasses
 import os
 import pathlib
 import re
+import stat
 import time
 from collections.abc import Iterable
 
@@ -27,6 +31,11 @@ _REFUSED = {
 _WATCH = re.compile(r"^inotify wd:\S+ ino:([0-9a-f]+) sdev:([0-9a-f]+) ", re.MULTILINE)
 _MINOR_BITS = 20
 """Of a device number inside the kernel."""
+_NVIDIA_MAJOR = 195
+_GPU_FILE = re.compile(r"/(?:nvidia[^/]*(?:/[^/]+)?|gdrdrv)(?: \(deleted\))?\Z")
+"""Such as /dev/nvidia0 and /dev/nvidia-caps/nvidia-cap1."""
+_MAPPING = re.compile(r"^([0-9a-f]+-[0-9a-f]+) \S+ \S+ \S+ \d+ +(/.+)$", re.MULTILINE)
+"""Addresses and path of a file, of a line of /proc/PID/maps."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,6 +65,7 @@ def look(root_pid: int) -> Found:
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             if hugetlb.is_mapped(pid, huge):
                 raise _hugetlb(pid)
+            _check_mappings(pid)
             watched |= _check_descriptors(pid, huge)
     has_ipc = ipc.has_own(root_pid)
     if has_ipc:
@@ -68,6 +78,29 @@ def look(root_pid: int) -> Found:
 def _hugetlb(pid: int) -> errors.UnsupportedError:
     hint = "use transparent huge pages"
     return _refused(pid, "memory in hugetlb pages", names.Reason.HUGETLB, hint)
+
+
+def _check_mappings(pid: int) -> None:
+    text = pathlib.Path(f"/proc/{pid}/maps").read_text(errors="replace")
+    for addresses, path in _MAPPING.findall(text):
+        if path.startswith("/dev/") or _GPU_FILE.search(path):
+            with contextlib.suppress(OSError):  # It was unmapped meanwhile.
+                if _is_gpu_file(f"/proc/{pid}/map_files/{addresses}", path):
+                    raise _gpu_file(pid, f"{path} mapped")
+
+
+def _is_gpu_file(opened: str, path: str) -> bool:
+    """Whether what a link of /proc/PID leads to, and shows this path of, is a GPU's device."""
+    info = os.stat(opened)
+    if not stat.S_ISCHR(info.st_mode):
+        return False
+    return os.major(info.st_rdev) == _NVIDIA_MAJOR or _GPU_FILE.search(path) is not None
+
+
+def _gpu_file(pid: int, what: str) -> errors.UnsupportedError:
+    """The CUDA driver does not know of it: NVML of an old driver, say, or a monitoring library."""
+    hint = "have it call nvmlShutdown or end its GPU monitoring, or use NVIDIA driver 580 or later"
+    return _refused(pid, what, names.Reason.GPU_FILE_OPEN, hint)
 
 
 def _check_descriptors(pid: int, huge: frozenset[int]) -> set[tuple[str, int]]:
@@ -103,8 +136,11 @@ def _check_descriptor(
             *(pid, "an eventfd with EFD_SEMAPHORE", names.Reason.UNSUPPORTED),
             "CRIU would restore it as a plain one",
         )
-    if target.startswith("/") and hugetlb.is_descriptor(pid, int(number), huge):
-        raise _hugetlb(pid)
+    if target.startswith("/"):
+        if hugetlb.is_descriptor(pid, int(number), huge):
+            raise _hugetlb(pid)
+        if _is_gpu_file(f"/proc/{pid}/fd/{number}", target):
+            raise _gpu_file(pid, f"{target} open")
     return set()
 
 

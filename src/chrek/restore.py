@@ -25,6 +25,7 @@ from chrek import (
     digest,
     dynamo,
     errors,
+    gpustate,
     initfile,
     ipcstate,
     log,
@@ -38,6 +39,7 @@ from chrek import (
 )
 from chrek import store as stores
 from chrek.criu import service
+from chrek.cuda import gpus as devices
 
 RESTORE_LOG = "restore.log"
 _MS_BIND = 4096
@@ -62,6 +64,7 @@ def restore(
     *,
     volumes: dict[str, bool],
     pod: context.Pod | None = None,
+    gpus: devices.Gpus | None = None,
     timeout_seconds: float,
     progress: Callable[[str], None] = lambda _: None,
     pages_arrive: Callable[[], None] | None = None,
@@ -73,12 +76,15 @@ def restore(
         staging: empty directory on a tmpfs that only the agent sees; emptied again.
         volumes: mount point -> whether the new container alone sees it.
         pod: whose container it is; told to the restored worker.
+        gpus: of the container; None where no NVIDIA driver can be used.
         progress: called with the name of each step as it begins.
         pages_arrive: called once CRIU has read all else: page files (`verification.is_pages`) need
             be there only when it returns. Its time does not count for `timeout_seconds`.
 
     Raises:
-        ArtifactError, PrivilegeError, CriuError, UnsupportedError: nothing of the tree runs.
+        ArtifactError, CompatibilityError, PrivilegeError, CriuError, UnsupportedError: nothing of
+            the tree runs.
+        GpuError: device memory could not be brought back. If the tree runs, it must be ended.
     """
     begin = time.monotonic()
     seconds: dict[str, float] = {}
@@ -103,6 +109,7 @@ def restore(
             pages.extend(_verify_pages(artifact, pool, stack))
             return seconds["pages"]
 
+        plan = gpustate.plan(described, init_pid, gpus)
         with step("stage"):
             if pages_arrive is None:
                 pages.extend(_verify_pages(artifact, pool, stack))
@@ -135,6 +142,9 @@ def restore(
                 raise
         # Each step is told without those inside of it.
         seconds["criu"] = round(seconds["criu"] - seconds.get("pages", 0.0), 6)
+        if plan is not None and gpus is not None:
+            progress("gpu")
+            gpus.resume(plan, init_pid, logger, seconds)
         with step("tell"):
             _tell(init_pid)
     return Restored(seconds=seconds, total_seconds=round(time.monotonic() - begin, 6))

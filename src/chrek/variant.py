@@ -1,7 +1,7 @@
 """The variant of a checkpoint: what differs between workers of one identity.
 
-Image, command and GPU type are not part of the identity hash, yet a process captured from one image
-cannot continue in another. An identity therefore holds several variants, each with its own
+Image, command and GPU request are not part of the identity hash, yet a process captured from one
+image cannot continue in another. An identity therefore holds several variants, each with its own
 artifact, named by a hash of what differs.
 """
 
@@ -30,7 +30,7 @@ def name(image: str, command: Sequence[str], gpu: str = "") -> str:
     Args:
         image: the image reference as the pod spec has it.
         command: the worker's command line, without chrek-init.
-        gpu: model of the GPUs, empty without one.
+        gpu: what `gpus` says, empty without one.
     """
     facts = {
         "arch": platform.machine(),
@@ -42,6 +42,17 @@ def name(image: str, command: Sequence[str], gpu: str = "") -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
+def gpus(container: Mapping[str, Any]) -> str:
+    """The GPUs that a container asks for, such as `nvidia.com/gpu=2`; empty without any.
+
+    Of extended resources the limit is what counts.
+    """
+    limits = (container.get("resources") or {}).get("limits") or {}
+    wanted = {k: str(v) for k, v in limits.items() if k.startswith(names.GPU_DOMAIN)}
+    return ",".join(f"{k}={v}" for k, v in sorted(wanted.items()) if v != "0")
+
+
 def of_container(container: Mapping[str, Any]) -> str:
     """Name of the variant that a pod's container is of."""
-    return name(str(container.get("image", "")), worker_command(container))
+    image = str(container.get("image", ""))
+    return name(image, worker_command(container), gpus(container))

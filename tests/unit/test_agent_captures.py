@@ -8,7 +8,7 @@ import subprocess
 import msgspec
 import pytest
 
-from chrek import checkpoint, config, errors, leftovers, names, procfs, storage
+from chrek import checkpoint, config, errors, gpustate, leftovers, names, procfs, storage
 from chrek.agent import captures, capturing, decision, journal, namings, objects, slots
 from chrek.criu import service
 from fakes import projected
@@ -96,7 +96,7 @@ def dumping(monkeypatch):
     def use(*outcomes):
         requests, left = [], list(outcomes)
 
-        def capture(wanted, store, logger, *, on_committed, on_resumed):
+        def capture(wanted, store, logger, *, gpus, on_committed, on_resumed):
             requests.append(wanted)
             outcome = left.pop(0)
             if isinstance(outcome, Exception):
@@ -393,15 +393,23 @@ async def test_a_worker_is_captured_only_when_it_is_ready(scene, dumping):
     await serving.end()
 
 
-async def test_a_worker_that_serves_since_before_the_agent(scene, dumping, monkeypatch):
-    """Its connections may be as a CRIU left them that was killed with the agent."""
+@pytest.mark.parametrize("error", [None, errors.GpuError("the driver does not answer")])
+async def test_a_worker_that_serves_since_before_the_agent(scene, dumping, monkeypatch, error):
+    """Its connections and GPUs may be as an agent left them that was killed."""
     released = []
+
+    def release(root_pid, gpus, logger):
+        released.append((root_pid, gpus))
+        if error is not None:
+            raise error
+
     monkeypatch.setattr(leftovers, "clear", released.append)
+    monkeypatch.setattr(gpustate, "release", release)
     dumping("captured")
     serving = Serving(scene, NAMED)
     await serving.start(cold=None)
     assert await scene.init.read("committed")
-    assert released == [scene.worker]
+    assert released == [scene.worker, (scene.worker, None)]
     await serving.end()
 
 

@@ -45,7 +45,7 @@ class Scene:
         if problems := self.problems.get(action["http"]["path"]):
             raise errors.ToolError(problems.pop(0), reason=reason)
 
-    def _dump(self, request, store, logger, *, on_committed, on_resumed):
+    def _dump(self, request, store, logger, *, gpus, on_committed, on_resumed):
         self.happened.append("dump")
         outcome = self.outcomes.pop(0)
         if outcome == "late":

@@ -3,13 +3,14 @@
 import asyncio
 import logging
 import threading
+import types
 
 import prometheus_client as prometheus
 import pytest
 
 from chrek import config, errors, storage
 from chrek.agent import selfcheck
-from chrek.checks import report
+from chrek.checks import node, report
 
 OK = report.ok("store", "fine")
 FAILED = report.failed("store", "EROFS: Read-only file system", "let it be writable")
@@ -245,6 +246,21 @@ def test_each_check_answers_by_its_name_wherever_it_runs(of_node, tmp_path):
         assert bool(found.hint) == (found.status is not report.Status.OK)
         if one.name in ("store", "store-space", "signal-path", "kubelet-root", "clock"):
             assert found.status is report.Status.FAILED, found
+
+
+@pytest.mark.parametrize("seen", [False, True])
+def test_the_driver_is_asked_where_there_is_one(tmp_path, monkeypatch, seen):
+    asked = []
+    monkeypatch.setattr(node, "gpu", lambda *questions: asked.append(questions))
+    gpus = types.SimpleNamespace(node=lambda: None, usage=lambda: [])
+    store = storage.Storage(config.Storage(), "chrek", transfer_seconds=1)
+    try:
+        found = selfcheck.of_node(settings(tmp_path), store, "n1", str, gpus=gpus if seen else None)
+    finally:
+        store.close()
+    found[-1].run()
+    assert found[-1].name == "gpu"
+    assert asked == [(gpus.node, gpus.usage) if seen else (None, None)]
 
 
 def test_a_store_on_a_server_has_time_for_its_own_words(of_node, tmp_path):

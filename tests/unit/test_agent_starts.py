@@ -10,7 +10,7 @@ import threading
 import msgspec
 import pytest
 
-from chrek import config, errors, names, procfs, restore, storage
+from chrek import config, errors, leftovers, names, procfs, restore, storage
 from chrek.agent import journal, objects, probation, slots, starts
 from fakes import projected
 from fakes.projected import POD, checkpoint
@@ -135,11 +135,13 @@ def restoring(monkeypatch):
             *,
             volumes,
             pod,
+            gpus,
             timeout_seconds,
             progress,
             pages_arrive,
         ):
             assert pages_arrive is None
+            assert gpus is None
             calls.append((artifact, init_pid, staging, volumes, timeout_seconds))
             progress("criu")
             if callable(outcome):
@@ -440,7 +442,7 @@ async def test_a_pod_that_never_restarts_is_emptied_first(scene, restoring, monk
     """chrek-init then starts the command in place, which needs a container of its own."""
     restoring(errors.CriuError("boom"))
     emptied = []
-    monkeypatch.setattr(starts, "_empty", emptied.append)
+    monkeypatch.setattr(leftovers, "end_all", emptied.append)
     pod = msgspec.structs.replace(POD, never_restarts=True)
     await scene.start(pod=pod, checkpoints=[scene.artifact()])
     assert await scene.init.read("restoring") == "restoring 30 10001 exec"

@@ -1,11 +1,11 @@
 """Facts of a container, from files as kernels and drivers write them."""
 
 import os
-import pathlib
 import signal
 import subprocess
 import sys
 
+import msgspec
 import pytest
 
 from chrek import cgroups, compatibility, facts, procfs
@@ -184,34 +184,67 @@ def test_nobody_counts_memory(tree):
     assert facts.memory_used(1, tree(c={})) is None
 
 
-INFORMATION = "Model: \t\t {}\nIRQ:   \t\t 100\nDevice Minor: \t {}\nBlacklisted: No\n"
-
-
-def test_models_of_the_gpus_that_a_container_has(tmp_path):
-    driver, root = tmp_path / "gpus", tmp_path / "root"
-    for minor, model in enumerate(("NVIDIA H100 80GB HBM3", "NVIDIA A100", "NVIDIA A100")):
-        (driver / f"0000:0{minor}:00.0").mkdir(parents=True)
-        path = driver / f"0000:0{minor}:00.0/information"
-        path.write_text(INFORMATION.format(model, minor))
-    (root / "dev").mkdir(parents=True)
-    fd = os.open(root, os.O_PATH)
-    assert facts.gpus(fd, driver) == []
-    for name in ("nvidia1", "nvidia2", "nvidiactl", "nvidia-uvm"):
-        (root / "dev" / name).touch()
-    assert facts.gpus(fd, driver) == ["NVIDIA A100", "NVIDIA A100"]
-    assert facts.gpus(fd, tmp_path / "absent") == []
-    os.close(fd)
-
-
-@pytest.mark.parametrize(
-    ("line", "branch"),
-    [
-        ("NVRM version: NVIDIA UNIX x86_64 Kernel Module  550.54.15  Tue Mar  5", "550"),
-        ("NVRM version: NVIDIA UNIX Open Kernel Module for x86_64  580.65.06  Release", "580"),
-        ("", ""),
-    ],
+GPU = compatibility.Gpu(
+    uuid="GPU-0", minor=1, model="NVIDIA H100", memoryBytes=80 << 30, computeCapability="9.0"
 )
-def test_the_driver_branch(tmp_path, line, branch):
-    (tmp_path / "version").write_text(f"{line}\nGCC version:  gcc 12\n")
-    assert facts.gpu_driver(tmp_path / "version") == branch
-    assert facts.gpu_driver(pathlib.Path("/nowhere")) == ""
+
+
+def test_gpus_are_those_that_were_told(started):
+    declared, origin = compatibility.Facts(), compatibility.Origin()
+    told = compatibility.GpuFacts(devices=(GPU,), driver="580.65.06", node=("GPU-0", "GPU-1"))
+    found = facts.present(started(), origin, declared, compatibility.Facts(), gpus=told)
+    assert (found.gpus, found.gpuDriver) == (["NVIDIA H100"], "580.65.06")
+    assert (found.gpuDevices, found.gpuNode) == ([GPU], ["GPU-0", "GPU-1"])
+    without = present(started())
+    assert (without.gpus, without.gpuDriver) == ([], "")
+    assert b"gpuDevices" not in msgspec.json.encode(without)
+
+
+OF_THE_DRIVER = [
+    "/usr/lib/x86_64-linux-gnu/libcuda.so.580.65.06",
+    "/usr/lib/x86_64-linux-gnu/libnvidia-ml.so.580.65.06",
+    "/usr/lib64/libnvidia-ptxjitcompiler.so.580.65.06",
+    "/usr/lib/aarch64-linux-gnu/libnvcuvid.so.580.65.06",
+    "/usr/lib/x86_64-linux-gnu/libGLX_nvidia.so.580.65.06",
+    "/usr/lib/x86_64-linux-gnu/libcudadebugger.so.580.65.06",
+    "/usr/lib/firmware/nvidia/580.65.06/gsp_ga10x.bin",
+    "/lib/firmware/nvidia/580.65.06/gsp_tu10x.bin",
+    "/usr/bin/nvidia-smi",
+    "/usr/bin/nvidia-cuda-mps-control",
+    "/run/nvidia-persistenced/socket",
+    "/run/nvidia-fabricmanager/socket",
+    "/usr/share/vulkan/icd.d/nvidia_icd.json",
+    "/etc/vulkan/icd.d/nvidia_icd.json",
+    "/dev/nvidia0",
+    "/dev/nvidia-caps/nvidia-cap1",
+    "/dev/nvidiactl",
+    "/dev/nvidia-uvm",
+    "/dev/dri/card0",
+    "/proc/driver/nvidia/gpus/0000:00:1e.0",
+]
+OF_THE_USER = [
+    "/usr/lib/x86_64-linux-gnu/libcudart.so.12",
+    "/models",
+    "/usr/local/nvidia-models",
+    "/usr/lib/python3/dist-packages",
+    "/opt/libcuda.so.1",
+    "/run/secrets/kubernetes.io/serviceaccount",
+    "/dev/shm",
+    "/usr/share/nltk_data",
+    "/usr/bin/serve",
+    "/var/run/nvi",
+]
+
+
+def mount(path):
+    return procfs.Mount(1, 0, "0:1", "/", path, ("ro",), "ext4", "disk", ())
+
+
+@pytest.mark.parametrize("path", OF_THE_DRIVER)
+def test_what_a_runtime_mounts_of_the_driver_is_not_compared(path):
+    assert facts._mounts([mount(path)]) == []
+
+
+@pytest.mark.parametrize("path", OF_THE_USER)
+def test_what_a_user_mounts_is_compared(path):
+    assert [found.path for found in facts._mounts([mount(path)])] == [path]

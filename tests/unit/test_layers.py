@@ -13,7 +13,7 @@ LAYERS = [
     ["agent", "operator", "hooks"],
     ["checks"],
     ["checkpoint", "restore", "prune", "rekeying", "transfer"],
-    ["storage"],
+    ["storage", "gpustate"],
     ["facts"],
     ["remote"],
     ["verification"],
@@ -54,8 +54,8 @@ LAYERS = [
         "state",
     ],
     ["compatibility"],
-    ["errors", "log", "deadline"],
-    ["names", "worker"],
+    ["errors", "log", "deadline", "reasons"],
+    ["names", "quantity", "worker"],
 ]
 """Top first; a module may import from lower lines only, and not from its own line."""
 
@@ -68,11 +68,14 @@ DOORS = {
         "chrek.operator",
     ),
     "click": ("chrek.cli", "chrek.hooks"),
+    "cuda": ("chrek.cuda.driver", "chrek.hooks.counter_gpu"),
     "cryptography": ("chrek.operator", "chrek.remote.ciphers"),
-    "google": ("chrek.criu",),
+    "google": ("chrek.criu", "chrek.cuda.podresources_pb2"),
+    "grpc": ("chrek.cuda.podresources",),
     "jsonschema": ("chrek.schema", "chrek.hooks", "chrek.cli"),
     "obstore": ("chrek.remote.s3objects",),
     "kubernetes": ("chrek.kube.workstation",),
+    "pynvml": ("chrek.cuda.nvml",),
     "prometheus_client": ("chrek.agent", "chrek.operator"),
     "zstandard": ("chrek.remote.pack", "chrek.tarball"),
 }

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import stat
 import subprocess
 import sys
 
@@ -85,6 +86,90 @@ def test_what_cannot_be_captured(code, reason, words):
             preflight.look(pid)
     assert caught.value.reason == reason
     assert "python" in caught.value.message
+
+
+NVIDIA = 195
+OPENED = {
+    "nvidiactl": (NVIDIA, 255),
+    "nvidia0": (NVIDIA, 0),
+    "gpu of another name": (NVIDIA, 1),
+    # Their major numbers are not the same on all nodes: here that of /dev/zero.
+    "nvidia-uvm": (1, 5),
+    "nvidia-uvm-tools": (1, 5),
+    "nvidia-caps/nvidia-cap1": (1, 5),
+    "gdrdrv": (1, 5),
+}
+
+
+@pytest.fixture
+def device(tmp_path):
+    def make(name, number):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        try:
+            os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(*number))
+        except PermissionError:
+            pytest.skip("optional: this user may make no device files")
+        return path
+
+    return make
+
+
+# O_PATH: nodes without a GPU have no driver that would open the rest.
+OPEN = "fd = os.open({path!r}, os.O_PATH if {number}[0] != 1 else os.O_RDWR)"
+
+
+@pytest.mark.parametrize("name", OPENED)
+@pytest.mark.parametrize("unlinked", [False, True])
+def test_a_gpus_file_is_open(device, name, unlinked):
+    path = os.fspath(device(name, OPENED[name]))
+    code = OPEN.format(path=path, number=OPENED[name])
+    if unlinked:
+        code += f"; os.unlink({path!r})"
+    with running(code) as pid:
+        program = procfs.status(pid).name
+        with pytest.raises(errors.UnsupportedError) as caught:
+            preflight.look(pid)
+    shown = f"{path} (deleted)" if unlinked else path
+    assert caught.value.message == (
+        f"process {pid} ({program}) holds {shown} open, which cannot be captured"
+    )
+    assert caught.value.reason == "GpuFileOpen"
+    assert "nvmlShutdown" in caught.value.hint
+    assert "580" in caught.value.hint
+
+
+MAP = """
+fd = os.open({path!r}, os.O_RDWR)
+m = mmap.mmap(fd, 4096, mmap.MAP_PRIVATE)
+os.close(fd)
+"""
+
+
+def test_a_gpus_file_is_mapped(device):
+    """As /dev/zero can be, which a node without a GPU has."""
+    path = os.fspath(device("nvidia3", (1, 5)))
+    # mmap keeps a descriptor of its own.
+    code = MAP.format(path=path) + "os.closerange(3, 64)"
+    with running(code) as pid:
+        assert not any("nvidia3" in link for link in links(pid))
+        with pytest.raises(errors.UnsupportedError, match=f"holds {path} mapped") as caught:
+            preflight.look(pid)
+    assert caught.value.reason == "GpuFileOpen"
+
+
+def test_other_files_of_such_names_are_no_obstacle(device, tmp_path):
+    """Models, libraries and the like, and device files of others."""
+    (tmp_path / "nvidia").mkdir()
+    for name in ("nvidia0", "nvidia/model"):
+        (tmp_path / name).write_bytes(bytes(4096))
+    paths = [tmp_path / "nvidia0", tmp_path / "nvidia/model", device("zero", (1, 5)), "/dev/zero"]
+    code = "".join(
+        f"{MAP.format(path=os.fspath(path))}\nn{n} = m, fd\n" for n, path in enumerate(paths)
+    )
+    code += f"f = open({os.fspath(paths[0])!r})"
+    with running(code) as pid:
+        assert preflight.look(pid) == preflight.Found()
 
 
 def test_what_is_watched(tmp_path):

@@ -56,3 +56,20 @@ def test_a_separator_of_the_worker_itself_stays():
 @pytest.mark.parametrize("container", [{}, {"command": None, "args": None}])
 def test_no_command(container):
     assert variant.worker_command(container) == []
+
+
+@pytest.mark.parametrize(
+    ("limits", "wanted"),
+    [
+        ({"nvidia.com/gpu": 2, "memory": "8Gi"}, "nvidia.com/gpu=2"),
+        ({"nvidia.com/gpu": "2"}, "nvidia.com/gpu=2"),
+        ({"nvidia.com/mig-1g.5gb": 1, "nvidia.com/gpu": 0}, "nvidia.com/mig-1g.5gb=1"),
+        ({"cpu": 4}, ""),
+        (None, ""),
+    ],
+)
+def test_workers_with_other_gpu_requests_are_other_variants(limits, wanted):
+    container = {"image": IMAGE, "args": COMMAND, "resources": {"limits": limits}}
+    assert variant.gpus(container) == wanted
+    assert variant.of_container(container) == variant.name(IMAGE, COMMAND, wanted)
+    assert (variant.of_container(container) == BASE) is (wanted == "")

@@ -10,7 +10,7 @@ import contextlib
 import os
 from collections.abc import Callable, Mapping
 
-from chrek import config, dynamo, errors, leftovers, log, names, peer, procfs
+from chrek import config, dynamo, errors, log, names, peer, procfs
 from chrek.agent import capturing, connection, decision, namings, objects
 from chrek.criu import service
 
@@ -104,7 +104,7 @@ class Captures:
             root_pid = await self._started(conn, caller)
             if cold is None:
                 # The agent before this one may have been killed in the middle of a dump.
-                await asyncio.to_thread(leftovers.clear, root_pid)
+                await self._capturing.recover(pod, root_pid, logger)
         except capturing.GoneError:
             return
         except errors.PeerError as err:

@@ -10,10 +10,23 @@ import contextlib
 from collections.abc import Callable, Mapping
 from concurrent import futures
 
-from chrek import checkpoint, config, eligibility, errors, log, names, peer, procfs
+from chrek import (
+    checkpoint,
+    compatibility,
+    config,
+    eligibility,
+    errors,
+    gpustate,
+    leftovers,
+    log,
+    names,
+    peer,
+    procfs,
+)
 from chrek import storage as storages
 from chrek.agent import calls, connection, journal, metrics, objects, report
 from chrek.agent import slots as slots_module
+from chrek.cuda import gpus as devices
 
 LOG = log.get(__name__)
 ATTEMPTS = 3
@@ -35,7 +48,14 @@ class Capturing:
         reporter: report.Reporter,
         slots: slots_module.Slots,
         results: journal.Results,
+        gpus_of: Callable[[objects.Pod], devices.Gpus | None] = lambda _: None,
     ) -> None:
+        """Captures nothing yet.
+
+        Args:
+            gpus_of: the GPUs of a pod's managed container; None where no driver can be used.
+        """
+        self._gpus_of = gpus_of
         self._settings = settings
         self._node = node
         self._storage = storage
@@ -142,6 +162,7 @@ class Capturing:
             return await asyncio.to_thread(
                 checkpoint.capture,
                 *(request, self._storage.of(pod.namespace), logger),
+                gpus=self._gpus_of(pod),
                 on_committed=committed,
                 on_resumed=resumed,
             )
@@ -188,15 +209,22 @@ class Capturing:
             else:
                 return
 
+    async def recover(self, pod: objects.Pod, root_pid: int, logger: log.Logger) -> None:
+        """Have a tree go on that an agent, which was killed, was capturing."""
+        await asyncio.to_thread(leftovers.clear, root_pid)
+        try:
+            await asyncio.to_thread(gpustate.release, root_pid, self._gpus_of(pod), logger)
+        except errors.GpuError as err:
+            logger.error("gpu memory was not released", error=str(err))
+
     async def failed(self, pod: objects.Pod, err: Exception, logger: log.Logger) -> None:
         known = isinstance(err, errors.ChrekError)
         reason = reason_of(err)
-        details = err.log if isinstance(err, errors.ToolError) else ""
         logger.error(
             "capture failed",
             reason=reason,
             error=str(err) or repr(err),
-            log=details,
+            log=errors.log_of(err),
             exc_info=None if known else err,
         )
         metrics.CAPTURES.labels(outcome="failed", reason=reason).inc()
@@ -241,7 +269,7 @@ class Capturing:
             "bytes": described.bytes,
             "node": self._node,
             "image": described.source.image,
-            "gpu": "",
+            "gpu": str(compatibility.GpuFacts(devices=tuple(described.source.gpuDevices or ()))),
             "steps": described.steps,
             "createdAt": described.createdAt,
         }

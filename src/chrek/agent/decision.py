@@ -10,9 +10,10 @@ import dataclasses
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
-from chrek import compatibility, errors, facts, manifest, names, storage
+from chrek import compatibility, errors, facts, gpustate, manifest, names, storage
 from chrek import store as stores
 from chrek.agent import objects
+from chrek.cuda import gpus as devices
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,19 +125,21 @@ def artifact(
     *,
     init_pid: int,
     ignore: Collection[str] = (),
+    gpus: devices.Gpus | None = None,
 ) -> stores.Artifact:
     """Open and compare the artifact.
 
     Args:
         init_pid: PID 1 of the container that is starting.
         ignore: what may differ, see `compatibility.compare`.
+        gpus: of the container; None where no NVIDIA driver can be used.
 
     Raises:
         Cold: it is missing, not the one that status names, or does not fit this container.
     """
     try:
         found = store.open(checkpoint.identity_hash, variant.name, variant.uuid, variant.digest)
-        compare(found.manifest, pod, init_pid=init_pid, ignore=ignore)
+        compare(found.manifest, pod, init_pid=init_pid, ignore=ignore, gpus=gpus)
     except errors.ChrekError as err:
         raise Cold(err.reason, str(err), uuid=variant.uuid, variant=variant.name) from err
     return found
@@ -148,17 +151,22 @@ def compare(
     *,
     init_pid: int,
     ignore: Collection[str] = (),
+    gpus: devices.Gpus | None = None,
 ) -> None:
     """Compare what was captured with what is starting.
 
     Raises:
         CompatibilityError: naming the first fact that differs.
+        UnsupportedError, GpuError: device memory cannot be brought back in this container.
     """
     declared = compatibility.Facts(
         image=pod.image, command=[*pod.command], environment=pod.environment
     )
+    present = gpus.facts(init_pid) if gpus is not None else compatibility.GpuFacts()
     try:
-        here = facts.present(init_pid, pod.origin, declared, described.source)
+        here = facts.present(init_pid, pod.origin, declared, described.source, gpus=present)
     except (OSError, ProcessLookupError) as err:
         raise errors.PeerError(f"the facts of container process {init_pid}: {err}") from err
+    gpustate.check(described, init_pid, gpus)
     compatibility.compare(described.source, here, ignore=ignore)
+    gpustate.plan(described, init_pid, gpus)

@@ -19,6 +19,7 @@ from chrek.agent import (
     captures,
     capturing,
     connection,
+    gpus,
     http,
     journal,
     metrics,
@@ -81,9 +82,16 @@ class Agent:
             transfer_seconds=settings.dumpTimeoutSeconds,
             on_transfer=metrics.transferred,
         )
+        self._gpus = gpus.NodeGpus(settings)
         self._prewarm = prewarm.Prewarm(self._storage, self._checkpoints)
         self._capturing = capturing.Capturing(
-            settings, node, self._storage, self._reporter, slots, journal.Results(signals)
+            settings,
+            node,
+            self._storage,
+            self._reporter,
+            slots,
+            journal.Results(signals),
+            gpus_of=self._gpus.of,
         )
         self._captures = captures.Captures(settings, self._capturing)
         self._probation = probation.Probation(self._reporter, self._journal, look=self._look)
@@ -104,9 +112,12 @@ class Agent:
             marks=self._readers,
             source=self._captures,
             call=calls.call,
+            gpus_of=self._gpus.of,
         )
         self._selfcheck = selfcheck.Selfcheck(
-            selfcheck.of_node(settings, self._storage, node, self._server_date)
+            selfcheck.of_node(
+                settings, self._storage, node, self._server_date, gpus=self._gpus.helper
+            )
         )
         self._taint = taint.Taint(
             self._client, node, settings.startupTaint, ready=lambda: not self.problems()
@@ -154,6 +165,7 @@ class Agent:
         upkeep.append(asyncio.create_task(self._prewarm.run()))
         upkeep.append(asyncio.create_task(refusing))
         upkeep.append(asyncio.create_task(self._capturing.tell_recovered()))
+        upkeep.append(asyncio.create_task(asyncio.to_thread(self._gpus.warm_up)))
         LOG.info("agent started", node=self._node, namespaces=self._settings.watchNamespaces)
         await stop.wait()
         LOG.info("agent stopping")
@@ -168,6 +180,7 @@ class Agent:
         await runner.cleanup()
         await self._client.close()
         await asyncio.to_thread(self._storage.close)
+        await asyncio.to_thread(self._gpus.close)
 
     def problems(self) -> list[str]:
         """What keeps this agent from restoring or capturing."""

@@ -16,11 +16,13 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from chrek import config, errors, log, procfs
 from chrek import storage as storages
 from chrek.agent import metrics
 from chrek.checks import directories, node, report
+from chrek.cuda import words
 
 LOG = log.get(__name__)
 EVERY_SECONDS = 300.0
@@ -31,6 +33,8 @@ SERVER_EVERY_SECONDS = 600.0
 """A server is written to, by every agent of the cluster."""
 SERVER_LIMIT_SECONDS = 65.0
 """`storage.check` gives up by itself before, and knows why."""
+GPU_LIMIT_SECONDS = 150.0
+"""The driver's helper gives up by itself before, and knows why; waking GPUs up takes its time."""
 KERNEL_EVERY_SECONDS = 3600.0
 """CRIU tries the kernel out with processes, and no kernel changes while it runs."""
 _HANGING = "see which processes of this node are in state D, and what they wait for"
@@ -55,14 +59,27 @@ class Check:
     hanging: str = _HANGING
 
 
+class Gpus(Protocol):
+    """The NVIDIA driver of the node; both raise GpuError."""
+
+    def node(self) -> words.Node: ...
+    def usage(self) -> list[words.Usage]: ...
+
+
 def of_node(
-    settings: config.AgentConfig, storage: storages.Storage, name: str, date: Callable[[], str]
+    settings: config.AgentConfig,
+    storage: storages.Storage,
+    name: str,
+    date: Callable[[], str],
+    *,
+    gpus: Gpus | None = None,
 ) -> list[Check]:
     """All checks, in the order in which a person reads them.
 
     Args:
         name: the node's.
         date: asks the API server for its `Date`.
+        gpus: None where the driver's libraries were not found.
     """
     staging = pathlib.Path(settings.stagingPath)
     signals = pathlib.Path(settings.signalHostPath)
@@ -77,7 +94,12 @@ def of_node(
         Check("cgroups", node.cgroups),
         Check("privilege", _privilege),
         Check("clock", lambda: node.clock(date)),
-        Check("gpu", node.gpu),
+        Check(
+            "gpu",
+            lambda: node.gpu(gpus.node if gpus else None, gpus.usage if gpus else None),
+            limit_seconds=GPU_LIMIT_SECONDS,
+            hanging="see nvidia-smi on the node, and its kernel log for lines with NVRM",
+        ),
     ]
 
 

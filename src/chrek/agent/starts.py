@@ -11,16 +11,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import os
 import pathlib
-import signal
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any, Protocol
 
 import msgspec
 
-from chrek import config, context, dynamo, errors, log, names, peer, procfs, restore
+from chrek import config, context, dynamo, errors, leftovers, log, names, peer, procfs, restore
 from chrek import storage as storages
 from chrek import store as stores
 from chrek.agent import (
@@ -34,6 +32,7 @@ from chrek.agent import (
     report,
 )
 from chrek.agent import slots as slots_module
+from chrek.cuda import gpus as devices
 
 LOG = log.get(__name__)
 _CAPTURABLE = frozenset(
@@ -87,7 +86,14 @@ class Starts:
         marks: readers.Readers,
         source: Source,
         call: Call,
+        gpus_of: Callable[[objects.Pod], devices.Gpus | None] = lambda _: None,
     ) -> None:
+        """Nothing starts yet.
+
+        Args:
+            gpus_of: the GPUs of a pod's managed container; None where no driver can be used.
+        """
+        self._gpus_of = gpus_of
         self._settings = settings
         self._storage = storage
         self._reporter = reporter
@@ -196,6 +202,7 @@ class Starts:
             *(store, checkpoint, variant, pod),
             init_pid=caller.pid,
             ignore=self._settings.ignoreDifferences,
+            gpus=self._gpus_of(pod),
         )
         record = journal.Record(
             pod=f"{pod.namespace}/{pod.name}",
@@ -312,6 +319,7 @@ class Starts:
                     logger,
                     volumes={v.path: v.exclusive for v in pod.volumes},
                     pod=context.Pod(namespace=pod.namespace, name=pod.name, uid=pod.uid),
+                    gpus=self._gpus_of(pod),
                     timeout_seconds=self._settings.restoreTimeoutSeconds,
                     progress=progress,
                     pages_arrive=pages_arrive,
@@ -340,7 +348,7 @@ class Starts:
         reason = names.Reason.INTERNAL_ERROR.value
         if isinstance(err, errors.ChrekError):
             reason = err.reason
-            logger.warning("restore failed", reason=reason, error=str(err), log=_log_of(err))
+            logger.warning("restore failed", reason=reason, error=str(err), log=errors.log_of(err))
         else:
             logger.error("restore failed", reason=reason, error=repr(err), exc_info=err)
         failed = msgspec.structs.replace(record, state="failed", reason=reason, message=str(err))
@@ -350,7 +358,7 @@ class Starts:
             # Kept in memory; after a restart of the agent the record on disk says as much.
             logger.error("journal cannot be written", error=str(problem))
         if pod.never_restarts:
-            await asyncio.to_thread(_empty, caller.pid)
+            await asyncio.to_thread(leftovers.end_all, caller.pid)
         await conn.send("failed", reason, str(err))
         metrics.STARTS.labels(outcome="failed", reason=reason).inc()
         start = report.Start(
@@ -385,16 +393,3 @@ def _from_worker(pod: objects.Pod, checkpoints: list[objects.Checkpoint]) -> boo
 async def _heartbeat(conn: connection.Connection, steps: list[str], seconds: float) -> None:
     while await conn.send("progress", steps[-1]):
         await asyncio.sleep(seconds)
-
-
-def _empty(init_pid: int) -> None:
-    """End everything in a container but its PID 1."""
-    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-        for pid in procfs.in_pid_namespace(init_pid):
-            if pid != init_pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
-
-
-def _log_of(err: errors.ChrekError) -> str:
-    return err.log if isinstance(err, errors.ToolError) else ""
