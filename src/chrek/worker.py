@@ -6,8 +6,13 @@ cannot live with that calls this module:
 
     import chrek.worker as chrek      # or, from the chrek volume: sys.path.append("/chrek")
                                       #                            import chrek_worker as chrek
+    @chrek.before_checkpoint
+    def free():
+        engine.free_kv_cache()        # what is not there need not be stored, nor loaded
+
     @chrek.on_restored
     def reconnect(context):
+        engine.allocate_kv_cache()
         client.connect(context.environment["ENDPOINT"])
 
     engine.load()
@@ -15,10 +20,11 @@ cannot live with that calls this module:
     serve()
 
 `ready` writes the ready file of checkpoint jobs (DYN_READY_FOR_CHECKPOINT_FILE; elsewhere nothing)
-and has a thread watch for a restore. In a restored process that thread first brings up to date what
-Python itself keeps (`BUILT_IN`), then calls the hooks in the order in which they were registered.
-`checkpoint()` does the same and waits: it returns when the process has been restored, its hooks
-done, or at once where there is nothing to wait for.
+and has a thread watch for a restore. In checkpoint jobs it first calls the `before_checkpoint`
+hooks and frees what PyTorch merely caches of GPU memory. In a restored process that thread first
+brings up to date what Python itself keeps (`BUILT_IN`), then calls the hooks in the order in which
+they were registered. `checkpoint()` does the same and waits: it returns when the process has been
+restored, its hooks done, or at once where there is nothing to wait for.
 
 One file, the standard library alone, Python 3.9 and later.
 """
@@ -26,6 +32,7 @@ One file, the standard library alone, Python 3.9 and later.
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import logging
 import os
@@ -34,9 +41,17 @@ import sys
 import threading
 import time
 import uuid
-from typing import Any, Callable, Dict, List, Optional  # noqa: UP035 - Python 3.9
+from typing import Any, Callable, Dict, List, Optional, Sequence  # noqa: UP035 - Python 3.9
 
-__all__ = ["Context", "checkpoint", "context", "on_restored", "ready", "wait_until_restored"]
+__all__ = [
+    "Context",
+    "before_checkpoint",
+    "checkpoint",
+    "context",
+    "on_restored",
+    "ready",
+    "wait_until_restored",
+]
 
 CONTEXT_FILE = "/chrek/restore-context.json"
 READY_VARIABLES = ("DYN_READY_FOR_CHECKPOINT_FILE", "DYNAMO_CHECKPOINT_SIGNAL_FILE")
@@ -74,6 +89,7 @@ class Context:
 
 
 Hook = Callable[[Context], Any]
+Before = Callable[[], Any]
 
 
 def _read() -> Optional[Context]:  # noqa: UP045
@@ -147,6 +163,7 @@ BUILT_IN: List[Hook] = [_update_environment, _reseed, _renew_identifiers]  # noq
 
 _started_with = dict(os.environ)
 _hooks: List[Hook] = []  # noqa: UP006
+_before: List[Before] = []  # noqa: UP006
 _lock = threading.Lock()
 _restored = threading.Event()
 _known = _read()
@@ -163,17 +180,35 @@ def on_restored(hook: Hook) -> Hook:
     return hook
 
 
+def before_checkpoint(hook: Before) -> Before:
+    """Have a function called, without arguments, before `ready` says so; a decorator.
+
+    For what a worker can do without while nobody asks it, such as a KV cache: a hook of
+    `on_restored` makes it anew. It runs in the thread that calls `ready`, in checkpoint jobs alone:
+    a worker that serves goes on and needs it. What it raises is logged; the others run
+    nevertheless.
+    """
+    _before.append(hook)
+    return hook
+
+
 def context() -> Optional[Context]:  # noqa: UP045
     """Of the last restore of this process; None where it was never restored."""
     return _known if _restored.is_set() else None
 
 
 def ready() -> None:
-    """Say that this process may be captured, and watch for its restore; returns at once."""
+    """Say that this process may be captured, and watch for its restore.
+
+    Returns when the hooks of `before_checkpoint` have been called; elsewhere than in checkpoint
+    jobs at once.
+    """
     _watch()
     for name in READY_VARIABLES:
         path = os.environ.get(name)
         if path:
+            _call(_before)
+            _free_cached()
             with open(path, "w", encoding="utf-8") as file:
                 file.write("ready\n")
             return
@@ -215,13 +250,36 @@ def look() -> bool:
         if now is None or (_known is not None and now.clone_id == _known.clone_id):
             return False
         _known = now
-        for hook in [*BUILT_IN, *_hooks]:
-            try:
-                hook(now)
-            except Exception:
-                LOG.exception("hook %r failed", getattr(hook, "__name__", hook))
+        _call([*BUILT_IN, *_hooks], now)
         _restored.set()
         return True
+
+
+def _call(hooks: Sequence[Callable[..., Any]], *arguments: Context) -> None:
+    for hook in hooks:
+        try:
+            hook(*arguments)
+        except Exception:
+            LOG.exception("hook %r failed", getattr(hook, "__name__", hook))
+
+
+def _free_cached() -> None:
+    """Free GPU memory that PyTorch keeps for later, which would be stored with the rest."""
+    cuda = getattr(sys.modules.get("torch"), "cuda", None)
+    try:
+        if cuda is None or not cuda.is_initialized():
+            return
+        # Of tensors in cycles, too.
+        gc.collect()
+        before = _reserved(cuda)
+        cuda.empty_cache()
+        LOG.info("freed %d bytes of GPU memory that PyTorch had cached", before - _reserved(cuda))
+    except Exception:
+        LOG.exception("PyTorch's cache of GPU memory was not freed")
+
+
+def _reserved(cuda: Any) -> int:
+    return sum(cuda.memory_reserved(number) for number in range(cuda.device_count()))
 
 
 def _watch() -> None:

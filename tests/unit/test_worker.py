@@ -1,7 +1,10 @@
 """The module that workers import: ready, restored, hooks, and what it renews by itself."""
 
+import ast
 import asyncio
+import gc
 import json
+import logging
 import os
 import pathlib
 import random
@@ -50,6 +53,7 @@ def process(tmp_path, monkeypatch):
     monkeypatch.setattr(worker, "CONTEXT_FILE", os.fspath(made.path))
     monkeypatch.setattr(worker, "_known", None)
     monkeypatch.setattr(worker, "_hooks", [])
+    monkeypatch.setattr(worker, "_before", [])
     monkeypatch.setattr(worker, "_restored", threading.Event())
     monkeypatch.setattr(worker, "_watching", [os.getpid()])
     monkeypatch.setattr(worker, "_started_with", dict(os.environ))
@@ -157,10 +161,127 @@ def test_ready_writes_the_file_of_checkpoint_jobs(process, tmp_path):
     assert path.exists()
 
 
-def test_a_worker_that_serves_waits_for_nothing(process):
-    os.environ.pop("DYN_READY_FOR_CHECKPOINT_FILE", None)
-    os.environ.pop("DYNAMO_CHECKPOINT_SIGNAL_FILE", None)
+@pytest.fixture
+def serving(process):
+    """No checkpoint job."""
+    for name in worker.READY_VARIABLES:
+        os.environ.pop(name, None)
+
+
+@pytest.fixture
+def ready_file(process, tmp_path):
+    os.environ["DYN_READY_FOR_CHECKPOINT_FILE"] = os.fspath(tmp_path / "ready")
+    return tmp_path / "ready"
+
+
+class Cuda:
+    """torch.cuda of two GPUs, where tensors of `alive` are in use and the rest is cached."""
+
+    def __init__(self, *, initialized=True):
+        self.initialized = initialized
+        self.alive, self.cached, self.calls = {0: 10, 1: 20}, {0: 300, 1: 4000}, []
+
+    def is_initialized(self):
+        return self.initialized
+
+    def device_count(self):
+        return 2
+
+    def memory_reserved(self, number):
+        return self.alive[number] + self.cached[number]
+
+    def empty_cache(self):
+        self.calls.append("empty_cache")
+        self.cached = dict.fromkeys(self.cached, 0)
+
+
+@pytest.fixture
+def cuda(monkeypatch):
+    made = Cuda()
+    monkeypatch.setitem(sys.modules, "torch", types.SimpleNamespace(cuda=made))
+    return made
+
+
+def test_a_worker_that_serves_waits_for_nothing(serving):
     assert worker.checkpoint() is None
+
+
+def test_a_worker_that_serves_frees_nothing(serving, cuda):
+    calls = []
+    worker.before_checkpoint(lambda: calls.append(1))
+    worker.ready()
+    assert worker.checkpoint() is None
+    assert calls == cuda.calls == []
+
+
+def test_hooks_run_before_the_file_in_their_order(ready_file, caplog):
+    calls = []
+
+    @worker.before_checkpoint
+    def first():
+        calls.append(("first", ready_file.exists()))
+        raise RuntimeError("no")
+
+    worker.before_checkpoint(lambda: calls.append(("second", ready_file.exists())))
+    worker.ready()
+    assert calls == [("first", False), ("second", False)]
+    assert ready_file.exists()
+    assert "'first' failed" in caplog.text
+    assert first.__name__ == "first", "a decorator gives the function back"
+
+
+def test_what_torch_caches_is_freed_when_the_hooks_are_done(ready_file, cuda, caplog):
+    class Held:
+        """Its memory is cached once a collection has found that nobody has it any more."""
+
+        def __del__(self):
+            cuda.alive[0], cuda.cached[0] = 0, cuda.cached[0] + 10
+
+    @worker.before_checkpoint
+    def drop():
+        held = Held()
+        held.itself = held
+        cuda.calls.append("hook")
+
+    gc.disable()
+    try:
+        with caplog.at_level(logging.INFO):
+            worker.ready()
+    finally:
+        gc.enable()
+    assert cuda.calls == ["hook", "empty_cache"]
+    assert "freed 4310 bytes of GPU memory" in caplog.text
+    assert ready_file.exists()
+
+
+@pytest.mark.parametrize(
+    "torch",
+    [
+        None,
+        types.SimpleNamespace(),
+        types.SimpleNamespace(cuda=Cuda(initialized=False)),
+    ],
+    ids=["not loaded", "while it is loaded", "without a GPU"],
+)
+def test_a_process_without_cuda_is_not_made_to_use_it(ready_file, monkeypatch, torch):
+    monkeypatch.setitem(sys.modules, "torch", torch)
+    worker.ready()
+    assert ready_file.exists()
+    assert torch is None or not hasattr(torch, "cuda") or torch.cuda.calls == []
+
+
+def test_a_cache_that_cannot_be_freed_keeps_nobody(ready_file, cuda, monkeypatch, caplog):
+    def empty_cache():
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(cuda, "empty_cache", empty_cache)
+    worker.ready()
+    assert ready_file.exists()
+    assert "illegal memory access" in caplog.text
+
+
+def test_its_syntax_is_that_of_python_3_9():
+    ast.parse(pathlib.Path(worker.__file__).read_text(), feature_version=(3, 9))
 
 
 def test_checkpoint_returns_in_the_restored_process(process, tmp_path):
