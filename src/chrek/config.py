@@ -124,6 +124,16 @@ class Housekeeping(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """From so much of the quota on nothing more is captured, unless something may go."""
 
 
+class Gpu(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How an agent uses the GPUs of its node."""
+
+    driverRoots: list[Annotated[str, msgspec.Meta(pattern="^/")]] = []
+    """Directories of the node below which the NVIDIA driver's libraries are looked for, in this
+    order, when the agent's own container has none; empty: the known places."""
+    lockTimeoutSeconds: Annotated[int, msgspec.Meta(ge=1)] = 60
+    """How long work that is on GPUs may take to end before a capture."""
+
+
 class AgentConfig(
     msgspec.Struct,
     frozen=True,
@@ -146,6 +156,7 @@ class AgentConfig(
     """Where the kubelet keeps pods' volumes, as the agent sees it."""
     stagingPath: str = "/run/chrek"
     """A tmpfs private to the agent: CRIU reads verified copies of small images from it."""
+    gpu: Gpu = Gpu()
     httpPort: int = 8089
     """/healthz, /readyz, /preflight, /metrics."""
     startupTaint: str = ""

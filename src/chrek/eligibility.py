@@ -13,6 +13,8 @@ from chrek import errors, names
 
 SANDBOXES = ("kata", "gvisor", "runsc", "firecracker")
 ARCHITECTURE = "amd64"
+PARTITIONS = f"{names.GPU_DOMAIN}mig-"
+"""Beginning of the names of parts of GPUs (NVIDIA's device plugin, MIG strategy `mixed`)."""
 
 
 def check(spec: Mapping[str, Any], container: Mapping[str, Any]) -> None:
@@ -35,6 +37,10 @@ def check(spec: Mapping[str, Any], container: Mapping[str, Any]) -> None:
         raise refused("hostUsers: false", reason.USER_NAMESPACE)
     if container.get("tty"):
         raise refused("tty", reason.TTY)
+    for resource, count in ((container.get("resources") or {}).get("limits") or {}).items():
+        # The driver cannot checkpoint them. Those that are called GPUs the agent refuses.
+        if resource.startswith(PARTITIONS) and str(count) != "0":
+            raise refused(f"resources.limits.{resource}", reason.GPU_PARTITIONED)
     runtime = str(spec.get("runtimeClassName") or "")
     if any(word in runtime.lower() for word in SANDBOXES):
         raise refused(f"runtimeClassName: {runtime}", reason.SANDBOXED_RUNTIME)

@@ -61,6 +61,10 @@ _ENVIRONMENT = {
 }
 
 
+_KEPT = frozenset({names.ANNOTATION_CONTAINER, names.ANNOTATION_NCCL})
+"""Annotations of chrek's that say what a worker is."""
+
+
 def from_pod(pod: Mapping[str, Any]) -> Object:
     """The template that pods such as this one can be made of.
 
@@ -71,8 +75,7 @@ def from_pod(pod: Mapping[str, Any]) -> Object:
         pod: as the API server shows it.
 
     Returns:
-        `spec`, and `metadata` with the annotations that the pod's owner wrote, of chrek's the name
-        of the managed container alone.
+        `spec`, and `metadata` with the annotations that the pod's owner wrote, of chrek's `_KEPT`.
     """
     made = from_template(pod)
     owners = (pod.get("metadata") or {}).get("ownerReferences") or []
@@ -101,7 +104,7 @@ def from_template(template: Mapping[str, Any]) -> Object:
     annotations = {
         key: value
         for key, value in ((template.get("metadata") or {}).get("annotations") or {}).items()
-        if key == names.ANNOTATION_CONTAINER or not key.startswith((*_OURS, *_FOREIGN_ANNOTATIONS))
+        if key in _KEPT or not key.startswith((*_OURS, *_FOREIGN_ANNOTATIONS))
     }
     if annotations:
         metadata["annotations"] = annotations

@@ -8,7 +8,7 @@ import yaml
 
 import chrek
 from chart import rendered
-from chrek import config, crd, identity
+from chrek import config, crd, identity, variant
 from chrek.checks import agents, settings
 from chrek.hooks import program
 from chrek.operator import place
@@ -163,6 +163,29 @@ def test_the_worker_of_the_test_is_a_pod(defaults):
     (container,) = worker["spec"]["containers"]
     assert container["name"] == "main"
     assert container["command"] == ["python3", "-m", "chrek.hooks.counter"]
+
+
+def test_the_worker_with_a_gpu_is_the_same_pod_but_for_what_a_gpu_needs(documents):
+    for found in rendered.maps_with(documents, "worker.yaml"):
+        worker, other = (
+            yaml.safe_load(found["data"][name]) for name in ("worker.yaml", "gpu-worker.yaml")
+        )
+        spec, gpu = worker.pop("spec"), other.pop("spec")
+        assert other == worker
+        (plain,), (container,) = spec.pop("containers"), gpu.pop("containers")
+        assert container.pop("command") == ["python3", "-m", "chrek.hooks.counter_gpu"]
+        assert {variable["name"] for variable in container.pop("env")} == {
+            "LD_LIBRARY_PATH",
+            "NVIDIA_DRIVER_CAPABILITIES",
+        }
+        resources = container.pop("resources")
+        counts = {k: v for k, v in resources["limits"].items() if k.startswith("nvidia.com/")}
+        assert [*counts.values()] == ["1"]
+        assert variant.gpus({"resources": resources})
+        plain = {k: v for k, v in plain.items() if k not in ("command", "resources")}
+        assert container == plain
+        gpu.pop("runtimeClassName", None)
+        assert gpu == spec
 
 
 def test_every_account_exists(documents):
@@ -348,5 +371,8 @@ def test_crds_carry_the_mark_that_the_upgrade_looks_for():
 
 def test_a_release_is_small():
     """Helm keeps chart and manifest, compressed, in a Secret of at most 1 MiB."""
-    size = sum(path.stat().st_size for path in CHART.rglob("*") if path.is_file())
-    assert size < 400_000
+    ignored = {"ci", "tests"}  # As .helmignore says.
+    assert {f"/{name}/" for name in ignored} <= set((CHART / ".helmignore").read_text().split())
+    files = [path for path in CHART.rglob("*") if path.is_file()]
+    kept = [path for path in files if path.relative_to(CHART).parts[0] not in ignored]
+    assert sum(path.stat().st_size for path in kept) < 260_000

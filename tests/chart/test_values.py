@@ -176,6 +176,12 @@ def test_every_value_that_is_read_exists():
         (["--set=agent.startupTaint=not-ready"], "does not match pattern"),
         (["--set=agent.startupTaint=a.b/c:NoSchedule"], "does not match pattern"),
         (["--set=agent.runtimeClassName=Nvidia"], "does not match pattern"),
+        (["--set=agent.gpu.driverRoots={opt/nvidia}"], "does not match pattern"),
+        (["--set=agent.gpu.lockTimeoutSeconds=0"], "minimum: got 0, want 1"),
+        (["--set=agent.gpu.roots={/}"], "additional properties 'roots' not allowed"),
+        (["--set=tests.gpu.when=true"], "got boolean, want string"),
+        (["--set=tests.gpu.when=sometimes"], "one of 'auto', 'always', 'never'"),
+        (["--set=tests.gpu.resourceName=gpu"], "does not match pattern"),
         (['--set-json=agent.extraArgs="--log-level=debug"'], "got string, want array"),
         (
             ['--set-json=checkpoint.prewarm=[{"name":"a","spec":{"identity":{}}}]'],

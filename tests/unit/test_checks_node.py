@@ -8,9 +8,10 @@ import subprocess
 
 import pytest
 
-from chrek import errors, facts, process, procfs
+from chrek import compatibility, errors, facts, process, procfs
 from chrek.checks import node, report
 from chrek.criu import check as criu_check
+from chrek.cuda import words
 
 OK, WARNING, FAILED = report.Status.OK, report.Status.WARNING, report.Status.FAILED
 
@@ -284,45 +285,155 @@ def test_a_clock_that_nobody_can_compare():
 NVRM = "NVRM version: NVIDIA UNIX {}Kernel Module{} {}  Thu Jul 17 01:16:50 UTC 2025\nGCC ...\n"
 
 
+def gpus(count=2, *, model="NVIDIA H100 80GB HBM3", first=0, partitioned=False):
+    return [
+        compatibility.Gpu(
+            uuid=f"GPU-{number}",
+            minor=number,
+            model=model,
+            memoryBytes=80 << 30,
+            computeCapability="9.0",
+            partitioned=partitioned,
+        )
+        for number in range(first, first + count)
+    ]
+
+
+def usage(found, *, persistent=True):
+    return [
+        words.Usage(uuid=one.uuid, freeBytes=1, persistence=persistent, processes={})
+        for one in found
+    ]
+
+
 @pytest.fixture
 def driver(tmp_path):
-    def made(version, *, text=NVRM, flavor=("x86_64 ", " "), gpus=2):
+    """The outcome for a kernel driver of a version with so many GPUs, and what a helper says."""
+
+    def made(version, *, text=NVRM, flavor=("x86_64 ", " "), total=2, seen=None, used=None):
         (tmp_path / "version").write_text(text.format(*flavor, version))
-        for number in range(gpus):
-            (tmp_path / f"gpus/0000:0{number}:00.0").mkdir(parents=True)
-        return node.gpu(tmp_path)
+        for number in range(total):
+            (tmp_path / f"gpus/0000:0{number}:00.0").mkdir(parents=True, exist_ok=True)
+        seen = gpus(total) if seen is None else seen
+        described = words.Node(driver=version, api=13000, gpus=seen)
+        used = usage(seen) if used is None else used
+        return node.gpu(lambda: described, lambda: used, tmp_path)
 
     return made
 
 
-@pytest.mark.parametrize(
-    ("version", "expected", "text"),
-    [
-        ("580.65.06", OK, ""),
-        ("595.10", OK, ""),
-        ("575.57.08", WARNING, "; 580 or later is advised"),
-        ("570.86.15", WARNING, "; 580 or later is advised"),
-        ("550.54.15", WARNING, "; no checkpoint API before 570"),
-    ],
-)
+H100 = "driver 580.65.06 (CUDA 13.0), GPUs: 2 NVIDIA H100 80GB HBM3"
+
+
+@pytest.mark.parametrize("version", ["580.65.06", "595.10"])
 @pytest.mark.parametrize("flavor", [("x86_64 ", " "), ("Open ", " for aarch64")])
-def test_gpu(driver, version, expected, text, flavor):
+def test_gpus_that_workers_can_be_restored_on(driver, version, flavor):
     found = driver(version, flavor=flavor)
-    assert (found.name, found.status) == ("gpu", expected)
-    assert found.detail == f"driver {version}, GPUs: 2; GPU memory is not captured yet{text}"
+    assert (found.name, found.status) == ("gpu", OK)
+    assert found.detail == H100.replace("580.65.06", version)
+
+
+@pytest.mark.parametrize("version", ["570.86.15", "575.57.08"])
+def test_a_driver_that_restores_onto_the_same_gpus_alone(driver, version):
+    found = driver(version)
+    assert found.status is WARNING
+    assert "580 or later is advised: with older ones a worker returns to its own" in found.detail
+    assert found.hint == "install driver 580 or later"
+
+
+def test_a_driver_without_checkpoints_is_not_asked(tmp_path):
+    (tmp_path / "version").write_text(NVRM.format("", " ", "550.54.15"))
+    found = node.gpu(None, None, tmp_path)
+    assert found.status is WARNING
+    assert found.detail == (
+        "driver 550.54.15 cannot save GPU memory: workers that use GPUs start cold"
+    )
+    assert found.hint == "install driver 580 or later"
+
+
+def test_a_driver_without_libraries(tmp_path):
+    (tmp_path / "version").write_text(NVRM.format("", " ", "580.65.06"))
+    found = node.gpu(None, None, tmp_path)
+    assert found.status is WARNING, "other workers do not need them"
+    assert "(libcuda.so.1, libnvidia-ml.so.1) are not found: workers that use" in found.detail
+    assert "agent.runtimeClassName" in found.hint
+    assert "agent.gpu.driverRoots" in found.hint
+
+
+@pytest.mark.parametrize("asked", ["describe", "usage"])
+def test_a_driver_that_does_not_answer(tmp_path, asked):
+    (tmp_path / "version").write_text(NVRM.format("", " ", "580.65.06"))
+
+    def fail():
+        raise errors.GpuError("NVML: lost", hint="reset it")
+
+    questions = {"describe": lambda: words.Node(driver="x", api=1, gpus=[]), "usage": list}
+    found = node.gpu(*(questions | {asked: fail}).values(), tmp_path)
+    assert (found.status, found.hint) == (WARNING, "reset it")
+    assert found.detail == "driver 580.65.06: NVML: lost: workers that use GPUs start cold"
+
+
+def test_gpus_that_the_agent_does_not_see(driver):
+    found = driver("580.65.06", total=4, seen=gpus(2))
+    assert found.status is WARNING
+    assert found.detail.startswith(f"{H100}; the node has 4, and the driver maps all of them")
+    assert "NVIDIA_VISIBLE_DEVICES" in found.hint
+
+
+def test_parts_of_gpus_are_named(driver):
+    found = driver("580.65.06", seen=[*gpus(1), *gpus(1, first=1, partitioned=True)])
+    assert found.status is WARNING
+    assert found.detail == f"{H100}; MIG is on, so that workers on them start cold: GPU-1"
+    assert "nvidia-smi -mig 0" in found.hint
+
+
+@pytest.mark.parametrize(
+    ("on", "off", "text"),
+    [(2, 0, ""), (0, 2, "; persistence mode is off"), (1, 1, "; persistence mode is off on 1")],
+)
+def test_persistence_mode_is_told_and_no_more(driver, on, off, text):
+    used = usage(gpus(on)) + usage(gpus(off), persistent=False)
+    found = driver("580.65.06", used=used)
+    assert (found.status, found.detail, found.hint) == (OK, f"{H100}{text}", "")
+
+
+def test_several_things_at_once_have_a_hint_each(driver):
+    found = driver("575.1", total=4, seen=gpus(3, partitioned=True))
+    assert found.detail.count(";") == 3
+    assert found.hint.count(";") == 2
+
+
+def test_different_gpus(driver):
+    found = driver("580.65.06", total=3, seen=[*gpus(2), *gpus(1, model="NVIDIA L4", first=2)])
+    assert found.detail == f"{H100}, 1 NVIDIA L4"
 
 
 def test_a_node_without_gpus(driver, tmp_path):
-    found = node.gpu(tmp_path / "none")
+    found = node.gpu(None, None, tmp_path / "none")
     assert (found.status, found.detail) == (OK, "no NVIDIA driver")
-    assert driver("580.65.06", gpus=0).detail.startswith("driver 580.65.06, GPUs: 0;")
+    found = driver("580.65.06", total=0)
+    assert (found.status, found.detail) == (OK, "driver 580.65.06 (CUDA 13.0), GPUs: 0")
+    assert node.gpus_seen(found.detail) == ""
 
 
 def test_a_driver_that_nobody_knows(driver, tmp_path):
     assert driver("x", text="{}{} {}").status is WARNING
     (tmp_path / "version").unlink()
     (tmp_path / "version").mkdir()
-    assert node.gpu(tmp_path).status is WARNING
+    assert node.gpu(None, None, tmp_path).status is WARNING
+
+
+def test_gpus_that_can_be_used_are_read_from_the_words(driver, tmp_path):
+    assert node.gpus_seen(driver("580.65.06").detail) == H100
+    idle = driver("580.65.06", used=usage(gpus(2), persistent=False))
+    assert idle.detail != H100
+    assert node.gpus_seen(idle.detail) == H100, "remarks do not matter"
+    assert node.gpus_seen(driver("570.1").detail) == H100.replace("580.65.06", "570.1")
+    assert node.gpus_seen(driver("580.65.06", total=4, seen=gpus(2)).detail) == ""
+    assert node.gpus_seen(driver("550.54.15").detail) == ""
+    assert node.gpus_seen(node.gpu(None, None, tmp_path).detail) == ""
+    assert node.gpus_seen("driver 580.1, GPUs: 8; GPU memory is not captured yet") == ""
+    assert node.gpus_seen("no NVIDIA driver") == ""
 
 
 def test_a_program_that_hangs_is_ended(tmp_path, monkeypatch):

@@ -35,6 +35,9 @@ BAD = [
     ({"envFromSecrets": "allow"}, "$.envFromSecrets"),
     ({"ignoreDifferences": ["images"]}, "$.ignoreDifferences"),
     ({"storage": {"type": "nfs"}}, "$.storage.type"),
+    ({"gpu": {"driverRoots": ["opt/nvidia"]}}, "$.gpu.driverRoots"),
+    ({"gpu": {"lockTimeoutSeconds": 0}}, "$.gpu.lockTimeoutSeconds"),
+    ({"gpu": {"roots": []}}, "$.gpu"),
     ({"storage": {"pvc": {"name": "x"}}}, "$.storage.pvc"),
 ]
 
@@ -50,6 +53,7 @@ def test_defaults(tmp_path):
     assert loaded.storage.pvc.pvcName == "chrek-pvc"
     assert loaded.signalHostPath == "/var/lib/chrek/signals"
     assert loaded.startupTaint == ""
+    assert (loaded.gpu.driverRoots, loaded.gpu.lockTimeoutSeconds) == ([], 60)
     assert loaded.silenceTimeoutSeconds < loaded.restoreTimeoutSeconds < loaded.dumpTimeoutSeconds
 
 

@@ -18,6 +18,8 @@ REFUSED = [
     ({"runtimeClassName": "gVisor"}, {}, "SandboxedRuntime"),
     ({"os": {"name": "windows"}}, {}, "Unsupported"),
     ({"nodeSelector": {"kubernetes.io/arch": "arm64"}}, {}, "Unsupported"),
+    ({}, {"resources": {"limits": {"nvidia.com/mig-1g.10gb": "1"}}}, "GpuPartitioned"),
+    ({}, {"resources": {"limits": {"nvidia.com/mig-3g.40gb": 2}}}, "GpuPartitioned"),
 ]
 
 
@@ -38,8 +40,18 @@ def test_refused_with_its_reason_and_what_to_change(spec, container, reason):
         {"nodeSelector": {"kubernetes.io/arch": "amd64"}},
     ],
 )
-def test_ordinary_pods_pass(spec):
+@pytest.mark.parametrize(
+    "limits", [None, {}, {"nvidia.com/gpu": "2"}, {"nvidia.com/mig-1g.10gb": "0"}]
+)
+def test_ordinary_pods_pass(spec, limits):
     eligibility.check(spec, {})
+    eligibility.check(spec, {"resources": {"limits": limits}})
+
+
+def test_a_part_of_a_gpu_is_named():
+    container = {"resources": {"limits": {"memory": "1Gi", "nvidia.com/mig-1g.10gb": "1"}}}
+    with pytest.raises(errors.UnsupportedError, match=r"limits\.nvidia\.com/mig-1g\.10gb cannot"):
+        eligibility.check({}, container)
 
 
 @pytest.mark.parametrize(("spec", "container", "reason"), REFUSED)

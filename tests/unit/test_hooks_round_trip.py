@@ -12,7 +12,7 @@ import yaml
 from click.testing import CliRunner
 
 from chrek import errors
-from chrek.hooks import counter, round_trip
+from chrek.hooks import counter, round_trip, trip_gpu
 from fakes import agents as fake_agents
 from fakes import api_server, release
 
@@ -21,9 +21,22 @@ WORKER = {
     "metadata": {"labels": {"mesh": "off"}},
     "spec": {"containers": [{"name": "main", "image": "chrek:1"}]},
 }
+GPU_WORKER = {
+    "metadata": {"labels": {"mesh": "off"}},
+    "spec": {
+        "containers": [
+            {
+                "name": "main",
+                "image": "chrek:1",
+                "resources": {"limits": {"nvidia.com/gpu": "1"}},
+            }
+        ]
+    },
+}
 OWNER = {"apiVersion": "v1", "kind": "Pod", "name": "test", "uid": "1"}
-WARM, COLD = "127.0.0.1", "127.0.0.2"
-"""Where the captured worker answers, which is also the restored one, and the one that was not."""
+WARM, COLD, GPU = "127.0.0.1", "127.0.0.2", "127.0.0.3"
+"""Where the captured worker answers, which is also the restored one; the one that was not; and the
+one with memory on a GPU, captured and restored as well."""
 
 
 class Cluster:
@@ -49,6 +62,10 @@ class Cluster:
             self.pod(body)
 
     def checkpoint(self, body):
+        template = body["spec"]["job"]["podTemplateSpec"]
+        if "resources" in template["spec"]["containers"][0]:
+            self.gpu_checkpoint(body)
+            return
         if "checkpoint" in self.faults:
             body["status"] = {"phase": "Failed", "message": self.faults["checkpoint"]}
             return
@@ -69,6 +86,17 @@ class Cluster:
 
         threading.Thread(target=become_ready, daemon=True).start()
 
+    def gpu_checkpoint(self, body):
+        pod = {"status": {"phase": "Running", "podIP": GPU}, "spec": {"nodeName": "n1"}}
+        if "no gpu" in self.faults:
+            waits = {"type": "PodScheduled", "status": "False", "message": "Insufficient gpu."}
+            pod = {"status": {"phase": "Pending", "conditions": [waits]}, "spec": {}}
+        labels = {"batch.kubernetes.io/job-name": f"checkpoint-{body['metadata']['name']}"}
+        self.api.add(release.PODS, pod, name="gpu-source", labels=labels)
+        body["status"] = {"phase": "Ready", "size": "1 GiB", "variants": [{"node": "n1"}]}
+        if "gpu checkpoint" in self.faults:
+            body["status"] = {"phase": "Failed", "message": self.faults["gpu checkpoint"]}
+
     def pod(self, body):
         metadata = body["metadata"]
         if "skipped" in self.faults:
@@ -78,6 +106,9 @@ class Cluster:
         if metadata["name"].startswith("chrek-round-trip-cold-"):
             body["spec"] = {**body["spec"], "nodeName": "n1"}
             body["status"] = self.cold(metadata["name"])
+        elif metadata["name"].startswith("chrek-round-trip-gpu-"):
+            body["spec"] = {**body["spec"], "nodeName": self.node}
+            body["status"] = status(GPU, restored=True, reason="Restored")
         else:
             body["spec"] = {**body["spec"], "nodeName": self.node}
             body["status"] = self.restored(metadata["name"])
@@ -118,18 +149,37 @@ class Handler(counter.Handler):
         self.server.went.set()
 
 
+class GpuHandler(Handler):
+    """Knows the memory of a GPU."""
+
+    asked = 0
+
+    def do_GET(self):  # noqa: N802 - http.server's name
+        if self.path != "/gpu":
+            super().do_GET()
+            return
+        GpuHandler.asked += 1
+        said = {"uuid": "GPU-0123456789", "count": self.asked, "digest": "d" * 64, "bytes": 1 << 26}
+        self.answer(200, said)
+
+
+class GpuServer(counter.Server):
+    handler = GpuHandler
+
+
 @pytest.fixture
 def workers(monkeypatch, tmp_path):
-    """The two processes, by address; they have one port, as two pods would."""
+    """The processes, by address; they have one port, as pods would."""
     with contextlib.ExitStack() as stack:
         found = {}
-        for address in (WARM, COLD):
+        for address in (WARM, COLD, GPU):
             place = tmp_path / address
             place.mkdir()
             port = found[WARM].server_port if found else 0
             state = counter.State([str(place)])
-            worker = stack.enter_context(counter.Server(port, state, host=address))
-            worker.RequestHandlerClass = Handler
+            kind = GpuServer if address == GPU else counter.Server
+            worker = stack.enter_context(kind(port, state, host=address))
+            worker.RequestHandlerClass = GpuHandler if address == GPU else Handler
             worker.went = threading.Event()
             threading.Thread(target=worker.serve_forever, args=(0.01,), daemon=True).start()
             stack.callback(worker.shutdown)
@@ -145,7 +195,7 @@ def api():
         yield server
 
 
-def trip(api, *, timeout=10.0, owner=OWNER):
+def trip(api, *, timeout=10.0, owner=OWNER, **options):
     return round_trip.RoundTrip(
         release.connect(api),
         WORKER,
@@ -153,7 +203,22 @@ def trip(api, *, timeout=10.0, owner=OWNER):
         namespace="team",
         timeout_seconds=timeout,
         owner=owner,
+        **{"gpu_worker": GPU_WORKER, **options},
     )
+
+
+@pytest.fixture
+def with_gpus():
+    """Agents of n1 and n2 that see GPUs."""
+    detail = "driver 580.65.06 (CUDA 13.0), GPUs: 8 NVIDIA H100 80GB HBM3"
+    said = fake_agents.preflight(checks=[fake_agents.check("gpu", detail=detail)])
+    with fake_agents.Agent(said) as agent:
+
+        def made(api):
+            for node in ("n1", "n2"):
+                release.agent(api, node, ready=True, port=agent.port)
+
+        yield made
 
 
 def left(api):
@@ -206,7 +271,7 @@ def test_memory_and_files_come_back(api, workers):
     assert "CheckpointNotFound on node n1, nonce cccccccc" in table["cold: pod ready"]
     assert table["nodes"] == "two: captured on n1, restored on n2"
     assert table["store"] == "pvc there/it/is, read from the volume"
-    assert table["gpu"] == "not tested: GPU memory is not captured yet"
+    assert table["gpu"] == "not tested: no agent tells of GPUs"
     assert left(api) == []
 
 
@@ -248,7 +313,7 @@ def test_without_an_owner_things_are_deleted_all_the_same(api, workers):
 
 
 def test_two_runs_never_share_a_checkpoint(api):
-    assert trip(api)._hash != trip(api)._hash
+    assert trip(api)._checkpoint.hash != trip(api)._checkpoint.hash
 
 
 @pytest.mark.parametrize(
@@ -272,14 +337,88 @@ def test_a_store_on_a_server(api, workers):
     assert rows(found)["store"] == "s3 there/it/is, fetched from the server"
 
 
-def test_the_agent_of_the_node_tells_of_gpus(api, workers):
+def test_agents_tell_why_no_gpu_is_tested(api, workers):
     said = fake_agents.preflight(checks=[fake_agents.check("gpu", detail="no NVIDIA driver")])
     with fake_agents.Agent(said) as agent:
         Cluster(api, workers)
         release.agent(api, "n1", ready=True, port=agent.port)
         found = trip(api)
-        found.run()
+        assert found.run() == ["memory", "files"]
     assert rows(found)["gpu"] == "not tested: no NVIDIA driver"
+    assert len(made(api)) == 3
+
+
+def test_gpu_memory_comes_back_where_agents_see_gpus(api, workers, with_gpus):
+    Cluster(api, workers)
+    with_gpus(api)
+    found = trip(api)
+    assert found.run() == ["memory", "files", "GPU memory"]
+    table = rows(found)
+    steps = ["worker answers", "checkpoint ready", "pod restored", "memory compared"]
+    assert [*table][7:] == [*(f"gpu: {step}" for step in steps), "nodes", "store", "gpu"]
+    assert table["gpu"] == (
+        "64 MiB came back, captured on n1 (GPU-01234567), restored on n2 (GPU-01234567)"
+    )
+    checkpoints = [body for path, body in made(api) if path == release.CHECKPOINTS]
+    assert len({body["metadata"]["name"] for body in checkpoints}) == 2
+    pods = [body for path, body in made(api) if path == release.PODS]
+    asked = [pod["spec"]["containers"][0].get("resources") for pod in pods]
+    assert sorted(map(bool, asked)) == [False, False, True]
+    assert all(body["metadata"]["ownerReferences"] == [OWNER] for _, body in made(api))
+    assert left(api) == []
+
+
+def test_a_gpu_that_is_not_free_keeps_nothing_from_passing(api, workers, with_gpus, monkeypatch):
+    monkeypatch.setattr(trip_gpu, "SCHEDULE_SECONDS", 0.3)
+    Cluster(api, workers, **{"no gpu": True})
+    with_gpus(api)
+    found = trip(api)
+    assert found.run() == ["memory", "files"]
+    assert rows(found)["gpu"].startswith("not tested: no GPU within 0 s: Insufficient gpu (see")
+    assert left(api) == []
+
+
+def test_a_gpu_that_is_needed_must_be_there(api, workers):
+    Cluster(api, workers)
+    found = trip(api, gpu_needed=True)
+    with pytest.raises(errors.ChrekError, match="no GPU was tested: no agent tells of GPUs"):
+        found.run()
+    table = rows(found)
+    assert table["gpu"] == "not tested: no agent tells of GPUs"
+    assert "restore: pod ready" in table, "all else was tested"
+    assert not any("FAILED" in note or "given up" in note for note in table.values())
+    assert left(api) == []
+
+
+def test_gpu_memory_that_does_not_come_back_is_a_failure_of_its_own(api, workers, with_gpus):
+    Cluster(api, workers, **{"gpu checkpoint": "GpuCheckpointFailed: x"})
+    with_gpus(api)
+    found = trip(api)
+    with pytest.raises(errors.ChrekError, match="the capture failed: GpuCheckpointFailed: x"):
+        found.run()
+    table = rows(found)
+    assert table["gpu"] == "FAILED: JobFailed"
+    assert "count 3" in table["restore: memory compared"]
+    assert "nonce" in table["cold: pod ready"]
+    assert left(api) == []
+
+
+def test_another_failure_ends_the_gpu_s_part(api, workers, with_gpus):
+    Cluster(api, workers, cold="CriuFailed", **{"no gpu": True})
+    with_gpus(api)
+    found = trip(api)
+    with pytest.raises(errors.ChrekError, match="CriuFailed"):
+        found.run()
+    assert rows(found)["gpu"] == "given up"
+    assert left(api) == []
+
+
+def test_no_gpu_is_asked_for_where_the_values_say_never(api, workers, with_gpus):
+    Cluster(api, workers)
+    with_gpus(api)
+    found = trip(api, gpu_worker=None)
+    assert found.run() == ["memory", "files"]
+    assert rows(found)["gpu"] == "not tested: tests.gpu.when is never"
 
 
 def other_nonce(state):
@@ -409,7 +548,7 @@ def test_time_is_over(api):
 def test_what_cannot_be_deleted_is_named(api, workers, capsys):
     Cluster(api, workers, cold="CriuFailed")
     found = trip(api)
-    path = f"{release.CHECKPOINTS}/{found._hash}"
+    path = f"{release.CHECKPOINTS}/{found._checkpoint.hash}"
     api.refuse("DELETE", path, status=403, message="forbidden")
     with pytest.raises(errors.ChrekError, match="CriuFailed"):
         found.run()

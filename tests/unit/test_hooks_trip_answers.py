@@ -95,6 +95,38 @@ def test_files_that_could_not_be_written():
     assert "let pods write into their root file system" in caught.value.hint
 
 
+GPU = trip_answers.Gpu(uuid="GPU-0123456789", count=2, ballast="e" * 64, size=64 << 20)
+
+
+def test_a_worker_tells_of_its_gpu(monkeypatch):
+    said = {"uuid": GPU.uuid, "count": 2, "digest": GPU.ballast, "bytes": GPU.size}
+    monkeypatch.setattr(trip_answers, "_request", lambda *asked: asked and said)
+    assert trip_answers.gpu("127.0.0.1") == GPU
+    said = {"problem": "cuInit: CUDA_ERROR_NO_DEVICE"}
+    assert trip_answers.gpu("127.0.0.1") == trip_answers.Gpu(problem=said["problem"])
+
+
+def test_the_same_gpu_memory_on_any_gpu():
+    trip_answers.compare_gpu(GPU, dataclasses.replace(GPU, uuid="GPU-other", count=3))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"ballast": "f" * 64}, "67108864 bytes had the digest eeeeeeee, now it is ffffffff"),
+        ({"size": 7}, "now it is eeeeeeee of 7"),
+        ({"count": 2}, "the counter on the GPU went from 2 to 2"),
+        ({"problem": "CUDA_ERROR_X"}, "cannot use its GPU: CUDA_ERROR_X"),
+    ],
+)
+def test_other_gpu_memory(change, message):
+    after = dataclasses.replace(GPU, **{"count": 3, **change})
+    with pytest.raises(errors.ChrekError, match=message):
+        trip_answers.compare_gpu(GPU, after)
+
+
 def test_notes_are_short():
+    assert str(GPU) == "count 2, 64 MiB eeeeeeee on GPU-01234567"
+    assert str(trip_answers.Gpu(problem="x")) == "x"
     assert str(MEMORY) == "nonce aaaaaaaa, count 2, 8 MiB dddddddd"
     assert str(FILES) == "2 in /tmp, /dev/shm"

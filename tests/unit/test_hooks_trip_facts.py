@@ -61,22 +61,34 @@ def agent(**changes):
     }
 
 
-def test_gpu_as_the_agent_tells_it():
-    detail = "driver 580.1, GPUs: 8; GPU memory is not captured yet"
-    with agents.Agent(agents.preflight(checks=[agents.check("gpu", detail=detail)])) as there:
-        assert trip_facts.gpu(agent(), there.port).note == f"not tested: {detail}"
-        assert there.asked == 1
+def test_gpus_as_agents_tell_them():
+    with (
+        agents.Agent(agents.preflight(checks=[agents.check("gpu", detail="two")])) as one,
+        agents.Agent(agents.preflight(checks=[agents.check("clock"), agents.check("gpu")])) as two,
+        agents.Agent(agents.preflight()) as older,
+        agents.Agent(b"nothing") as broken,
+    ):
+        ready = {
+            f"n{number}": agent(
+                metadata={"name": f"agent-{number}"},
+                spec={"containers": [{"ports": [{"name": "http", "containerPort": port}]}]},
+            )
+            for number, port in enumerate([two.port, older.port, broken.port, 1])
+        }
+        ready["other"] = agent()
+        ready["starting"] = agent(metadata={"name": "starting"}, status={})
+        found = trip_facts.gpus(ready, one.port)
+    assert found == {"n0": "as it should be", "other": "two"}
 
 
-@pytest.mark.parametrize("body", [agents.preflight(), b"nothing"])
-def test_gpu_when_the_agent_does_not_tell(body):
-    with agents.Agent(body) as there:
-        note = trip_facts.gpu(agent(), there.port).note
-    assert note == "not tested: GPU memory is not captured yet"
-
-
-@pytest.mark.parametrize("pod", [None, agent(status={}), agent()])
-def test_gpu_when_there_is_no_agent_to_ask(pod):
-    # Nothing listens on port 1.
-    note = trip_facts.gpu(pod, 1).note
-    assert note == "not tested: GPU memory is not captured yet"
+@pytest.mark.parametrize(
+    ("said", "why"),
+    [
+        ({}, "no agent tells of GPUs"),
+        ({"n1": "no NVIDIA driver", "n2": "no NVIDIA driver"}, "no NVIDIA driver"),
+        ({"n1": "a", "n2": "b", "n3": "a"}, "a; b"),
+        ({f"n{number}": str(number) for number in range(9)}, "0; 1; 2"),
+    ],
+)
+def test_why_no_gpu_is_tested(said, why):
+    assert trip_facts.no_gpu(said) == why

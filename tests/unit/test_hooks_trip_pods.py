@@ -90,6 +90,33 @@ def test_without_a_wish_the_template_stays():
     assert trip_pods.template(TEMPLATE, {}) == TEMPLATE
 
 
+def test_a_pod_may_be_on_some_nodes_only(api):
+    pods(api).create("one", "x", preferred={"n2": 100}, only=["n1", "n2"])
+    spec = api.objects[f"{release.PODS}/one"]["spec"]
+    assert len(terms(spec)) == 1
+    required = spec["affinity"]["nodeAffinity"]["requiredDuringSchedulingIgnoredDuringExecution"]
+    fields = [term["matchFields"] for term in required["nodeSelectorTerms"]]
+    # More than one value in a field is refused by the API server.
+    assert [field["values"] for (field,) in fields] == [["n1"], ["n2"]]
+
+
+def test_what_the_template_requires_is_kept():
+    own = {"matchExpressions": [{"key": "zone", "operator": "Exists"}]}
+    base = copy.deepcopy(TEMPLATE)
+    key = "requiredDuringSchedulingIgnoredDuringExecution"
+    base["spec"]["affinity"] = {"nodeAffinity": {key: {"nodeSelectorTerms": [own]}}}
+    made = trip_pods.template(base, {}, only=["n1", "n2"])
+    found = made["spec"]["affinity"]["nodeAffinity"][key]["nodeSelectorTerms"]
+    assert [term["matchExpressions"] for term in found] == [own["matchExpressions"]] * 2
+    assert all("matchFields" in term for term in found)
+
+
+def test_pods_by_label(api):
+    pod(api, "one")
+    api.add(release.PODS, {}, name="two", labels={"job": "a"})
+    assert [p["metadata"]["name"] for p in pods(api).labelled({"job": "a"})] == ["two"]
+
+
 @pytest.mark.parametrize(
     ("nodes", "taken", "found"),
     [
@@ -164,4 +191,4 @@ def test_readiness(api):
 def test_a_pod_that_does_not_run_has_no_address(api, status):
     pod(api, **status)
     assert pods(api).address("pod") is None
-    assert pods(api).answering({}) is None
+    assert trip_pods.answering(pods(api).get("pod")) is None

@@ -35,6 +35,7 @@ def test_seconds_are_those_of_the_step():
     [
         (errors.ChrekError("no", reason="CriuFailed"), "begun, FAILED: CriuFailed"),
         (trip_steps.GivenUp("no"), "begun, given up"),
+        (trip_steps.NotTested("no"), "begun, not tested"),
     ],
 )
 def test_a_step_that_fails_says_so(error, note):

@@ -94,6 +94,23 @@ def test_pods_wait_long_only_for_an_artifact_of_their_variant(found, container, 
     assert main["command"][:3] == ["/chrek/chrek-init", "--wait", seconds]
 
 
+def test_the_gpus_that_a_pod_asks_for_are_of_its_variant():
+    """An artifact of a worker with another number of GPUs is none for it."""
+
+    def wait(count, captured):
+        limits = {"nvidia.com/gpu": count}
+        found = dataclasses.replace(
+            READY, variants=frozenset({variant.name("llama:1", ["python3", "s.py"], captured)})
+        )
+        item = pod({**MAIN, "resources": {"limits": limits}})
+        main = applied(item, decide(item, found).patch)["spec"]["containers"][0]
+        return main["command"][2]
+
+    assert wait("1", "nvidia.com/gpu=1") == "20"
+    assert wait("2", "nvidia.com/gpu=1") == "1"
+    assert wait("1", "") == "1"
+
+
 @pytest.mark.parametrize(
     ("reference", "known"),
     [("5941a4cb3c363457", True), ("llama3-8b-vllm-tp1", False)],

@@ -68,6 +68,12 @@ def test_an_unknown_container(containers, wanted, message):
         ({"runtimeClassName": "gVisor"}, {}, "SandboxedRuntime", "gVisor"),
         ({"os": {"name": "windows"}}, {}, "Unsupported", "windows"),
         ({"nodeSelector": {"kubernetes.io/arch": "arm64"}}, {}, "Unsupported", "arm64"),
+        (
+            {},
+            {"resources": {"limits": {"nvidia.com/mig-1g.5gb": "1"}}},
+            "GpuPartitioned",
+            "nvidia.com/mig-1g.5gb",
+        ),
         ({}, {"volumeMounts": [{"mountPath": "/chrek/"}]}, "MountPathTaken", "/chrek"),
         ({}, {"volumeMounts": [{"mountPath": "/chrek/x"}]}, "MountPathTaken", "/chrek/x"),
         ({"volumes": [{"name": "chrek"}]}, {}, "MountPathTaken", "a volume named chrek"),

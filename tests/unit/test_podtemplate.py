@@ -86,6 +86,7 @@ def test_a_pod_that_runs_becomes_what_its_owner_wrote():
                 "prometheus.io/scrape": "true",
                 "nvidia.com/chrek-checkpoint": "5941a4cb3c363457",
                 "nvidia.com/chrek-container": "main",
+                "nvidia.com/chrek-nccl": "keep",
                 "chrek.nvidia.com/retry": "1",
                 "cni.projectcalico.org/podIP": "10.0.0.1",
                 "kubectl.kubernetes.io/restartedAt": "now",
@@ -97,7 +98,11 @@ def test_a_pod_that_runs_becomes_what_its_owner_wrote():
     before = copy.deepcopy(pod)
     assert podtemplate.from_pod(pod) == {
         "metadata": {
-            "annotations": {"prometheus.io/scrape": "true", "nvidia.com/chrek-container": "main"}
+            "annotations": {
+                "prometheus.io/scrape": "true",
+                "nvidia.com/chrek-container": "main",
+                "nvidia.com/chrek-nccl": "keep",
+            }
         },
         "spec": SPEC,
     }

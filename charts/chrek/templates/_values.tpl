@@ -56,6 +56,9 @@ storage:
 signalHostPath: {{ $checkpoint.storage.signalHostPath }}
 kubeletRoot: {{ .Values.agent.kubeletRoot }}
 stagingPath: /run/chrek
+gpu:
+  driverRoots: {{ .Values.agent.gpu.driverRoots | toJson }}
+  lockTimeoutSeconds: {{ .Values.agent.gpu.lockTimeoutSeconds | int }}
 httpPort: {{ .Values.agent.httpPort | int }}
 restoreTimeoutSeconds: {{ .Values.agent.restoreTimeoutSeconds | int }}
 silenceTimeoutSeconds: {{ .Values.agent.silenceTimeoutSeconds | int }}

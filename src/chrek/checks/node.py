@@ -5,18 +5,20 @@ Each check answers with an outcome. The directories that the agent writes to are
 
 from __future__ import annotations
 
+import collections
 import contextlib
 import email.utils
 import os
 import pathlib
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 from chrek import cgroups as groups
 from chrek import errors, facts, procfs
 from chrek.checks import report
 from chrek.criu import check as criu_check
+from chrek.cuda import words
 
 OLDEST_KERNEL = (5, 9)
 """setns(2) by a pidfd and the mount's id in statx(2) came with 5.8, close_range(2) and
@@ -31,6 +33,9 @@ CLOCK_FAIL_SECONDS = 60.0
 DRIVER_CHECKPOINTS = (570,)
 """The first NVIDIA driver with an API for checkpoints of GPU memory."""
 DRIVER_ADVISED = (580,)
+"""The first that restores onto other GPUs than those of the capture."""
+LIBRARIES = "libcuda.so.1, libnvidia-ml.so.1"
+_COLD = "workers that use GPUs start cold"
 
 CAPABILITIES = [
     "CHOWN",
@@ -264,8 +269,18 @@ def clock(ask: Callable[[], str], *, now: Callable[[], float] = time.time) -> re
     return report.ok(name, told)
 
 
-def gpu(driver: pathlib.Path = pathlib.Path("/proc/driver/nvidia")) -> report.Outcome:
-    """The NVIDIA driver, where there is one, is new enough."""
+def gpu(
+    describe: Callable[[], words.Node] | None,
+    usage: Callable[[], Sequence[words.Usage]] | None,
+    driver: pathlib.Path = pathlib.Path("/proc/driver/nvidia"),
+) -> report.Outcome:
+    """Workers that use the node's GPUs can be captured and restored. Others do not depend on it.
+
+    Args:
+        describe: asks the driver for its GPUs, and `usage` for who uses them; raise GpuError. None
+            where its libraries were not found.
+        driver: what the kernel's part of it says.
+    """
     name = "gpu"
     try:
         text = (driver / "version").read_text()
@@ -276,11 +291,61 @@ def gpu(driver: pathlib.Path = pathlib.Path("/proc/driver/nvidia")) -> report.Ou
     found = re.search(r"\s(\d+(?:\.\d+)+)\s", text)
     if found is None:
         return report.warning(name, f"cannot read {text[:80]!r}", "see the node's driver")
-    version = tuple(map(int, found[1].split(".")))
-    count = len([*(driver / "gpus").glob("*")])
-    told = f"driver {found[1]}, GPUs: {count}; GPU memory is not captured yet"
+    told, version = f"driver {found[1]}", tuple(map(int, found[1].split(".")))
     if version < DRIVER_CHECKPOINTS:
-        return report.warning(name, f"{told}; no checkpoint API before 570", "use driver 580")
-    if version < DRIVER_ADVISED:
-        return report.warning(name, f"{told}; 580 or later is advised", "use driver 580")
-    return report.ok(name, told)
+        text = f"{told} cannot save GPU memory: {_COLD}"
+        return report.warning(name, text, "install driver 580 or later")
+    if describe is None or usage is None:
+        return report.warning(
+            name,
+            f"{told}, whose libraries ({LIBRARIES}) are not found: {_COLD}",
+            "set agent.runtimeClassName to that of NVIDIA's container runtime, or name the "
+            "directory of the node that has them in agent.gpu.driverRoots",
+        )
+    try:
+        node, used = describe(), usage()
+    except errors.GpuError as err:
+        return report.warning(
+            name, f"{told}: {err.message}: {_COLD}", err.hint or "see nvidia-smi on the node"
+        )
+    total = len([*(driver / "gpus").glob("*")])
+    return _gpus(name, node, used, total, advised=version >= DRIVER_ADVISED)
+
+
+def _gpus(
+    name: str, node: words.Node, used: Sequence[words.Usage], total: int, *, advised: bool
+) -> report.Outcome:
+    """What is to be said of the GPUs of a driver that answers; `total` are the kernel's."""
+    models = collections.Counter(one.model for one in node.gpus)
+    listed = ", ".join(f"{count} {model}" for model, count in models.items()) or "0"
+    told = [
+        f"driver {node.driver} (CUDA {node.api // 1000}.{node.api % 1000 // 10}), GPUs: {listed}"
+    ]
+    hints = []
+    if len(node.gpus) < total:
+        told.append(f"the node has {total}, and the driver maps all of them: {_COLD}")
+        hints.append(
+            "let the agent see all GPUs: NVIDIA_VISIBLE_DEVICES is all unless agent.extraEnv or "
+            "another webhook changes it"
+        )
+    cut = [one.uuid for one in node.gpus if one.partitioned]
+    if cut:
+        told.append(f"MIG is on, so that workers on them start cold: {', '.join(cut)}")
+        hints.append("have workers use whole GPUs: nvidia-smi -mig 0")
+    if not advised:
+        told.append(
+            "580 or later is advised: with older ones a worker returns to its own GPUs only"
+        )
+        hints.append("install driver 580 or later")
+    idle = sum(not one.persistence for one in used)
+    if idle:
+        # It costs a restore nothing while the agent has the driver initialised.
+        told.append(f"persistence mode is off{'' if idle == len(used) else f' on {idle}'}")
+    detail = "; ".join(told)
+    return report.warning(name, detail, "; ".join(hints)) if hints else report.ok(name, detail)
+
+
+def gpus_seen(detail: str) -> str:
+    """Driver and GPUs, in the words of `gpu`, where an agent can use some; empty elsewhere."""
+    found = re.match(r"driver \S+ \(CUDA \S+\), GPUs: [1-9][^;]*", detail)
+    return found[0] if found and _COLD not in detail else ""

@@ -98,23 +98,23 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         state = self.server.state
         if self.path == "/ready":
-            self._answer(200 if state.ready else 503, {"ready": state.ready})
+            self.answer(200 if state.ready else 503, {"ready": state.ready})
         elif self.path == "/count":
             state.count += 1
-            self._answer(200, {"nonce": state.nonce, "count": state.count})
+            self.answer(200, {"nonce": state.nonce, "count": state.count})
         elif self.path == "/ballast":
-            self._answer(200, {"bytes": len(state.ballast), "digest": digest(state.ballast)})
+            self.answer(200, {"bytes": len(state.ballast), "digest": digest(state.ballast)})
         elif self.path == "/files":
-            self._answer(200, state.files.answer())
+            self.answer(200, state.files.answer())
         else:
-            self._answer(404, {"error": "ask /count, /ballast, /files or /ready"})
+            self.answer(404, {"error": "ask /count, /ballast, /files or /ready"})
 
     def do_POST(self) -> None:
         if self.path != "/go":
-            self._answer(404, {"error": "post to /go"})
+            self.answer(404, {"error": "post to /go"})
             return
         self.server.state.ready = True
-        self._answer(200, {"ready": True})
+        self.answer(200, {"ready": True})
         ready_file = os.environ.get(names.ENV_READY_FILE)
         if ready_file:
             # After the answer: from here on the process may be captured and ended.
@@ -125,7 +125,8 @@ class Handler(http.server.BaseHTTPRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
         """The kubelet asks every second; its questions are no news."""
 
-    def _answer(self, status: int, body: dict[str, Any]) -> None:
+    def answer(self, status: int, body: dict[str, Any]) -> None:
+        """Send an object."""
         data = json.dumps(body).encode()
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
@@ -137,11 +138,13 @@ class Handler(http.server.BaseHTTPRequestHandler):
 class Server(http.server.HTTPServer):
     """Listens on every address of the family that the pod's own address has, or on one."""
 
+    handler: type[Handler] = Handler
+
     def __init__(self, port: int, state: State, host: str = "") -> None:
         self.state = state
         own = socket.getaddrinfo(host or socket.gethostname(), port, type=socket.SOCK_STREAM)
         self.address_family = own[0][0]
-        super().__init__((host, port), Handler)
+        super().__init__((host, port), self.handler)
 
     def server_bind(self) -> None:
         # Not HTTPServer's: it asks the resolver for a name that nobody needs.

@@ -4,7 +4,8 @@ The process (`chrek.hooks.counter`) draws a nonce that exists nowhere but in its
 questions it was asked, and writes files that no other process writes. The test asks it before the
 capture; the restored pod, on another node if there is one, must know the nonce, count on and find
 its files. Meanwhile a pod that asks for a checkpoint that does not exist must get ready without
-one. Whatever is made is owned by the test's pod and goes with it, and is deleted at the end anyway.
+one, and where agents see GPUs a second process goes the same way with memory on one of them.
+Whatever is made is owned by the test's pod and goes with it, and is deleted at the end anyway.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ import pathlib
 import signal
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from concurrent import futures
 from typing import Any
@@ -22,9 +22,17 @@ from typing import Any
 import click
 import yaml
 
-from chrek import errors, identity, names, state
+from chrek import errors
 from chrek.checks import settings
-from chrek.hooks import program, trip_answers, trip_facts, trip_pods, trip_steps
+from chrek.hooks import (
+    program,
+    trip_answers,
+    trip_checkpoint,
+    trip_facts,
+    trip_gpu,
+    trip_pods,
+    trip_steps,
+)
 from chrek.kube import workstation
 
 CLEAN_UP_SECONDS = 10
@@ -44,6 +52,8 @@ class RoundTrip:
         namespace: str,
         timeout_seconds: float,
         owner: Object | None,
+        gpu_worker: Object | None = None,
+        gpu_needed: bool = False,
     ) -> None:
         """Prepare.
 
@@ -54,24 +64,32 @@ class RoundTrip:
             namespace: where to make things.
             timeout_seconds: for everything together.
             owner: owner reference for what is made; none when the test runs outside the namespace.
+            gpu_worker: the same of a pod with a GPU; None when none is to be asked for.
+            gpu_needed: whether it is a failure when no GPU can be tested.
         """
         self._cluster = cluster
-        self._worker = worker
         self._config = config
-        self._namespace = namespace
-        self._timeout_seconds = timeout_seconds
-        self._owners = [owner] if owner else []
-        # No other run has this identity, so no artifact of another run can be taken for ours.
-        self._identity = {
-            "model": "chrek/round-trip",
-            "backendFramework": "vllm",
-            "extraParameters": {"run": uuid.uuid4().hex},
-        }
-        self._hash = identity.parse(self._identity).hash()
-        self._warm_name = f"chrek-round-trip-{self._hash}"
-        self._cold_name = f"chrek-round-trip-cold-{self._hash}"
-        self._pods = trip_pods.Pods(cluster, worker, namespace=namespace, owners=self._owners)
         self._patience = trip_steps.Patience(timeout_seconds)
+
+        def prepared(template: Object, name: str) -> trip_checkpoint.Checkpoint:
+            return trip_checkpoint.Checkpoint(
+                cluster,
+                template,
+                namespace=namespace,
+                owners=[owner] if owner else [],
+                name=name,
+                timeout_seconds=timeout_seconds,
+            )
+
+        self._checkpoint = prepared(worker, "chrek-round-trip")
+        self._pods = self._checkpoint.pods
+        self._cold_name = f"chrek-round-trip-cold-{self._checkpoint.hash}"
+        self._gpu_trip: trip_gpu.GpuTrip | None = None
+        if gpu_worker is not None:
+            checkpoint = prepared(gpu_worker, "chrek-round-trip-gpu")
+            self._gpu_trip = trip_gpu.GpuTrip(checkpoint, self._patience)
+        self._gpu_needed = gpu_needed
+        self._gpu_note = ""
         self._warm_steps, self._cold_steps = trip_steps.Steps(), trip_steps.Steps()
         self._facts: list[trip_steps.Row] = []
         self._agents: dict[str, Object] = {}
@@ -82,8 +100,8 @@ class RoundTrip:
         self._ended = True
         self._patience.stop()
 
-    def run(self) -> None:
-        """Do it.
+    def run(self) -> list[str]:
+        """Do it; answers with what came back.
 
         Raises:
             ChrekError: what was captured did not come back, or the pod without a checkpoint did not
@@ -91,12 +109,14 @@ class RoundTrip:
         """
         try:
             self._agents = trip_pods.agents(self._cluster, self._config)
-            memory, nonce = self._both()
+            memory, nonce, gpu = self._all()
             if nonce == memory.nonce:
                 raise errors.ChrekError(
                     f"the pod without a checkpoint has the nonce {nonce[:8]} of the captured one",
                     hint="it got memory that it did not ask for: report this as a bug",
                 )
+            # The last one, so that all else is told.
+            tested = gpu.result()
         except trip_steps.GivenUp as err:
             if not self._ended:
                 raise
@@ -106,24 +126,34 @@ class RoundTrip:
         finally:
             self._patience.stop()
             self._clean_up()
+        return ["memory", "files", *(["GPU memory"] if tested else [])]
 
     def table(self) -> Iterator[str]:
         """The steps so far, with seconds, and what was found beside them."""
-        rows = [*self._warm_steps.rows, *self._cold_steps.rows, *self._facts]
+        steps = [self._warm_steps, self._cold_steps]
+        if self._gpu_trip:
+            steps.append(self._gpu_trip.steps)
+        rows = [*(row for one in steps for row in one.rows), *self._facts]
+        if self._gpu_note:
+            rows.append(trip_steps.Row("gpu", None, self._gpu_note))
         return trip_steps.table(rows)
 
-    def _both(self) -> tuple[trip_answers.Memory, str]:
-        """The cold start takes its time while others are waited for; a failure ends both."""
+    def _all(self) -> tuple[trip_answers.Memory, str, futures.Future[bool]]:
+        """The cold start and the GPU take their time while others are waited for.
+
+        A failure of the cold start ends the others; one of the GPU does not.
+        """
 
         def ended(done: futures.Future[str]) -> None:
             if done.exception():
                 self._patience.stop()
 
         with futures.ThreadPoolExecutor() as pool:
+            gpu = pool.submit(self._gpu)
             cold = pool.submit(self._cold)
             cold.add_done_callback(ended)
             try:
-                return self._warm(pool), cold.result()
+                return self._warm(), cold.result(), gpu
             except trip_steps.GivenUp:
                 # Because of the other one, whose error is the one to tell.
                 cold.result()
@@ -132,30 +162,25 @@ class RoundTrip:
                 self._patience.stop()
                 raise
 
-    def _warm(self, pool: futures.Executor) -> trip_answers.Memory:
+    def _warm(self) -> trip_answers.Memory:
         """Capture, restore, compare; answers with what was captured."""
-        steps, patience = self._warm_steps, self._patience
+        steps, patience, checkpoint = self._warm_steps, self._patience, self._checkpoint
         with steps.step("capture: worker answers") as note:
-            self._create_checkpoint()
+            checkpoint.create(trip_pods.weights(self._agents))
             source = patience.wait(
-                self._source_address, "the checkpoint job's worker to answer", look=NETWORK
+                checkpoint.source_address, "the checkpoint job's worker to answer", look=NETWORK
             )
             memory, files = self._ask(source)
             note(f"{memory}; files: {files}")
             trip_answers.check_written(files)
         with steps.step("capture: checkpoint ready") as note:
             trip_answers.release(source)
-            status = patience.wait(self._ready_status, "the checkpoint to get Ready")
+            status = patience.wait(checkpoint.ready_status, "the checkpoint to get Ready")
             taken = trip_facts.node(status)
             note(f"{status.get('size', '')} on node {taken}".strip())
-        gpu = pool.submit(trip_facts.gpu, self._agents.get(taken), self._config.agentHttpPort)
         with steps.step("restore: pod restored") as note:
-            preferred = trip_pods.weights(self._agents, taken=taken)
-            self._pods.create(self._warm_name, self._hash, preferred=preferred)
-            start = patience.wait(
-                lambda: self._pods.start(self._warm_name), "the pod to be restored"
-            )
-            self._check_restored(start)
+            checkpoint.restore(trip_pods.weights(self._agents, taken=taken))
+            start = patience.wait(checkpoint.restored, "the pod to be restored")
             note(f"on node {start.node}")
         self._facts += [
             trip_facts.nodes(taken, start.node, list(self._agents)),
@@ -177,8 +202,7 @@ class RoundTrip:
             trip_answers.compare_files(files, found)
             note(str(found))
         with steps.step("restore: pod ready"):
-            self._wait_ready(self._warm_name)
-        self._facts.append(gpu.result())
+            self._wait_ready(checkpoint.pod_name)
         return memory
 
     def _cold(self) -> str:
@@ -206,6 +230,28 @@ class RoundTrip:
         self._cluster.delete(self._pods.path(name))
         return nonce
 
+    def _gpu(self) -> bool:
+        """The round trip of GPU memory, and its line in the table; whether it was made."""
+        try:
+            if self._gpu_trip is None:
+                raise trip_steps.NotTested("tests.gpu.when is never")
+            said = trip_facts.gpus(self._agents, self._config.agentHttpPort)
+            self._gpu_note = self._gpu_trip.run(said)
+        except trip_steps.NotTested as err:
+            self._gpu_note = f"not tested: {err}"
+            if self._gpu_needed:
+                raise errors.ChrekError(
+                    f"no GPU was tested: {err.message}", hint=err.hint, reason=err.reason
+                ) from err
+            return False
+        except trip_steps.GivenUp:
+            self._gpu_note = "given up"
+            raise
+        except errors.ChrekError as err:
+            self._gpu_note = f"FAILED: {err.reason}"
+            raise
+        return True
+
     def _wait_ready(self, name: str) -> None:
         self._patience.wait(lambda: self._pods.is_ready(name) or None, f"pod {name} to get Ready")
 
@@ -215,68 +261,13 @@ class RoundTrip:
         except (OSError, ValueError) as err:
             raise errors.ChrekError(f"the worker at {address} stopped answering: {err}") from err
 
-    def _checkpoint_path(self, name: str = "") -> str:
-        plural = names.CHECKPOINT_PLURAL
-        return workstation.path(names.API_VERSION, plural, self._namespace, name)
-
-    def _create_checkpoint(self) -> None:
-        body = {
-            "apiVersion": names.API_VERSION,
-            "kind": names.CHECKPOINT_KIND,
-            "metadata": {
-                "name": self._hash,
-                "namespace": self._namespace,
-                "ownerReferences": self._owners,
-            },
-            "spec": {
-                "identity": self._identity,
-                "job": {
-                    "activeDeadlineSeconds": max(1, int(self._timeout_seconds)),
-                    # A second attempt would wait for /go, and hide the first one's reason.
-                    "backoffLimit": 0,
-                    "podTemplateSpec": trip_pods.template(
-                        self._worker, trip_pods.weights(self._agents)
-                    ),
-                },
-            },
-        }
-        self._cluster.create(self._checkpoint_path(), body)
-
-    def _status(self) -> Object:
-        found = self._cluster.get(self._checkpoint_path(self._hash))
-        if found is None:
-            raise errors.ChrekError(
-                f"DynamoCheckpoint {self._hash} was deleted during the test", hint="run it again"
-            )
-        status = state.status_of(found)
-        if status.get("phase") == names.Phase.FAILED:
-            raise errors.ChrekError(
-                f"the capture failed: {status.get('message') or 'no message'}",
-                hint="see the agent's log on the node of the checkpoint job",
-                reason=names.Reason.JOB_FAILED,
-            )
-        return status
-
-    def _source_address(self) -> str | None:
-        job = self._status().get("jobName") or f"checkpoint-{self._hash}"
-        return self._pods.answering({"batch.kubernetes.io/job-name": job})
-
-    def _ready_status(self) -> Object | None:
-        status = self._status()
-        return status if status.get("phase") == names.Phase.READY else None
-
-    def _check_restored(self, start: trip_pods.Start) -> None:
-        if not start.restored:
-            raise errors.ChrekError(
-                f"the pod started cold: {start.reason}: {start.message}",
-                hint=f"see the agent's log on node {start.node} and {start.reason} in the "
-                "troubleshooting guide",
-                reason=start.reason,
-            )
-
     def _clean_up(self) -> None:
-        names_of_pods = (self._warm_name, self._cold_name)
-        for path in (*map(self._pods.path, names_of_pods), self._checkpoint_path(self._hash)):
+        checkpoints = [self._checkpoint]
+        if self._gpu_trip:
+            checkpoints.append(self._gpu_trip.checkpoint)
+        names_of_pods = [self._cold_name, *(one.pod_name for one in checkpoints)]
+        paths = [*map(self._pods.path, names_of_pods), *(one.path() for one in checkpoints)]
+        for path in paths:
             try:
                 self._cluster.delete(path)
             except errors.ApiError as err:
@@ -292,13 +283,34 @@ class RoundTrip:
 @click.option("--namespace", required=True, help="Where to make the checkpoint and the pods.")
 @click.option("--worker", required=True, type=click.Path(path_type=pathlib.Path), metavar="FILE")
 @click.option("--release", required=True, type=click.Path(path_type=pathlib.Path), metavar="FILE")
+@click.option("--gpu-worker", type=click.Path(path_type=pathlib.Path), metavar="FILE")
+@click.option("--gpu", type=click.Choice(["auto", "always"]), default="auto", show_default=True)
 @click.option("--timeout", type=float, default=240, show_default=True, help="Seconds in all.")
-def main(namespace: str, worker: pathlib.Path, release: pathlib.Path, timeout: float) -> None:
+def main(
+    namespace: str,
+    worker: pathlib.Path,
+    release: pathlib.Path,
+    gpu_worker: pathlib.Path | None,
+    gpu: str,
+    timeout: float,
+) -> None:
     """Run the test and exit."""
-    program.with_errors("round-trip", lambda: _main(namespace, worker, release, timeout))
+
+    def run() -> int:
+        return _main(namespace, worker, release, timeout, gpu_worker, gpu_needed=gpu == "always")
+
+    program.with_errors("round-trip", run)
 
 
-def _main(namespace: str, worker: pathlib.Path, release: pathlib.Path, timeout: float) -> int:
+def _main(
+    namespace: str,
+    worker: pathlib.Path,
+    release: pathlib.Path,
+    timeout: float,
+    gpu_worker: pathlib.Path | None,
+    *,
+    gpu_needed: bool,
+) -> int:
     # An owner must be of the same namespace.
     owner = program.own_pod() if os.environ.get("POD_NAMESPACE") == namespace else None
     trip = RoundTrip(
@@ -308,17 +320,19 @@ def _main(namespace: str, worker: pathlib.Path, release: pathlib.Path, timeout: 
         namespace=namespace,
         timeout_seconds=timeout,
         owner=owner,
+        gpu_worker=yaml.safe_load(gpu_worker.read_text()) if gpu_worker else None,
+        gpu_needed=gpu_needed,
     )
     # The first process of a container, which this is, would not notice without a handler. What is
     # interrupted may hold the lock that `end` needs: so that is another thread's.
     signal.signal(signal.SIGTERM, lambda *_: threading.Thread(target=trip.end).start())
     try:
-        trip.run()
+        *most, last = trip.run()
     finally:
         for line in trip.table():
             print(line)
     program.conclude(
-        "round-trip: passed: memory and files came back in another pod, and a pod without a "
-        "checkpoint started cold"
+        f"round-trip: passed: {', '.join(most)} and {last} came back in another pod, and a pod "
+        "without a checkpoint started cold"
     )
     return 0

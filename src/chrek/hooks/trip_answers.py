@@ -47,6 +47,29 @@ class Files:
         return f"{len(self.digests)} in {', '.join(places)}"
 
 
+@dataclasses.dataclass(frozen=True)
+class Gpu:
+    """What a worker reads in the memory of its GPU, or the problem that it has with it.
+
+    Attributes:
+        uuid: of the GPU.
+        count: how often it was asked; a number that is on the GPU.
+        ballast: digest of random bytes, and `size`, how many.
+    """
+
+    uuid: str = ""
+    count: int = 0
+    ballast: str = ""
+    size: int = 0
+    problem: str = ""
+
+    def __str__(self) -> str:
+        if self.problem:
+            return self.problem
+        size = f"{self.size / 2**20:.0f} MiB"
+        return f"count {self.count}, {size} {self.ballast[:8]} on {self.uuid[:12]}"
+
+
 def memory(address: str) -> Memory:
     """Ask a worker.
 
@@ -64,6 +87,18 @@ def files(address: str) -> Files:
         OSError, ValueError: it does not answer.
     """
     return Files(**_request("GET", address, "/files"))
+
+
+def gpu(address: str) -> Gpu:
+    """Have a worker of `counter_gpu` read the memory of its GPU.
+
+    Raises:
+        OSError, ValueError: it does not answer.
+    """
+    said = _request("GET", address, "/gpu")
+    if "problem" in said:
+        return Gpu(problem=said["problem"])
+    return Gpu(said["uuid"], said["count"], said["digest"], said["bytes"])
 
 
 def attempt(question: Callable[[str], T], address: str) -> T | None:
@@ -122,6 +157,30 @@ def compare_memory(before: Memory, after: Memory) -> None:
             f"memory changed: {before.size} bytes had the digest {before.ballast[:8]}, now it is "
             f"{after.ballast[:8]} of {after.size}",
             hint="some of the memory is not what was captured: report this as a bug",
+        )
+
+
+def compare_gpu(before: Gpu, after: Gpu) -> None:
+    """Whether a worker finds on its GPU what it had put onto the one of the capture.
+
+    Raises:
+        ChrekError: it cannot read it, the bytes are others, or the counter did not go on.
+    """
+    if after.problem:
+        raise errors.ChrekError(
+            f"the restored worker cannot use its GPU: {after.problem}",
+            hint="the pod says that it was restored, GPU memory included: report this as a bug",
+        )
+    if (after.ballast, after.size) != (before.ballast, before.size):
+        raise errors.ChrekError(
+            f"GPU memory changed: {before.size} bytes had the digest {before.ballast[:8]}, now it "
+            f"is {after.ballast[:8]} of {after.size}",
+            hint="some of the GPU's memory is not what was captured: report this as a bug",
+        )
+    if after.count <= before.count:
+        raise errors.ChrekError(
+            f"the counter on the GPU went from {before.count} to {after.count}",
+            hint="GPU memory of an earlier moment came back: report this as a bug",
         )
 
 

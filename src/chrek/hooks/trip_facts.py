@@ -1,8 +1,8 @@
-"""What the table of the round trip says beside its steps: nodes, store and GPU."""
+"""What the table of the round trip says beside its steps: nodes, store and GPUs."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from chrek.checks import agents
@@ -10,7 +10,6 @@ from chrek.hooks import trip_steps
 
 NAMED = 3
 """Nodes that are listed."""
-NO_GPU = "GPU memory is not captured yet"
 Object = dict[str, Any]
 
 
@@ -57,17 +56,24 @@ def store(status: Object, restored: str) -> trip_steps.Row:
     return trip_steps.Row("store", None, ", ".join(filter(None, [where, read])))
 
 
-def gpu(agent: Object | None, default_port: int) -> trip_steps.Row:
-    """What the agent of the node knows of GPUs: none of it is tested.
+def gpus(ready: Mapping[str, Object], default_port: int) -> dict[str, str]:
+    """What agents say of the GPUs of their nodes: node -> words; only of those that answer.
 
     Args:
-        agent: its pod, None when it is not known.
-        default_port: where it answers if its pod does not say.
+        ready: pods of agents by node.
+        default_port: where they answer if their pods do not say.
     """
-    known = ""
-    if agent is not None:
-        pods = [agent] if agents.runs(agent) else []
-        for answer in agents.read(pods, lambda pod: agents.direct(pod, default_port)).values():
-            checks = answer.preflight.checks if answer.preflight else []
-            known = next((check.detail for check in checks if check.name == "gpu"), "")
-    return trip_steps.Row("gpu", None, f"not tested: {known or NO_GPU}")
+    asked = {node: pod for node, pod in ready.items() if agents.runs(pod)}
+    answers = agents.read(asked.values(), lambda pod: agents.direct(pod, default_port))
+    found = {}
+    for node, pod in asked.items():
+        preflight = answers[pod["metadata"]["name"]].preflight
+        for check in preflight.checks if preflight else []:
+            if check.name == "gpu":
+                found[node] = check.detail
+    return found
+
+
+def no_gpu(said: Mapping[str, str]) -> str:
+    """Why no GPU can be tested where agents say this, by node."""
+    return "; ".join([*dict.fromkeys(said.values())][:NAMED]) or "no agent tells of GPUs"

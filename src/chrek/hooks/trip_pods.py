@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from chrek import errors, names
@@ -64,18 +64,25 @@ class Pods:
     def path(self, name: str = "") -> str:
         return workstation.path("v1", "pods", self._namespace, name)
 
-    def create(self, name: str, checkpoint: str, *, preferred: Mapping[str, int]) -> None:
+    def create(
+        self,
+        name: str,
+        checkpoint: str,
+        *,
+        preferred: Mapping[str, int],
+        only: Collection[str] = (),
+    ) -> None:
         """Make a pod that asks for a checkpoint.
 
         Args:
             name: of the pod.
             checkpoint: name or hash.
-            preferred: nodes with their weights, see `template`.
+            preferred: nodes with their weights, and `only` those, see `template`.
 
         Raises:
             ChrekError: chrek did not prepare it.
         """
-        made = template(self._template, preferred)
+        made = template(self._template, preferred, only=only)
         metadata = made.setdefault("metadata", {})
         metadata.update(name=name, namespace=self._namespace, ownerReferences=self._owners)
         annotations = metadata.setdefault("annotations", {})
@@ -96,23 +103,19 @@ class Pods:
         return self._cluster.get(self.path(name)) is not None
 
     def is_ready(self, name: str) -> bool:
-        return workstation.is_true(self._get(name), "Ready")
+        return workstation.is_true(self.get(name), "Ready")
 
-    def answering(self, labels: Mapping[str, str]) -> str | None:
-        """Address of a pod with these labels that runs and answers, if there is one."""
-        for pod in self._cluster.find(self.path(), labels=labels):
-            address = _answering(pod)
-            if address:
-                return address
-        return None
+    def labelled(self, labels: Mapping[str, str]) -> list[Object]:
+        """Pods with these labels."""
+        return list(self._cluster.find(self.path(), labels=labels))
 
     def address(self, name: str) -> str | None:
         """Address of a pod once it runs and answers."""
-        return _answering(self._get(name))
+        return answering(self.get(name))
 
     def start(self, name: str) -> Start | None:
         """How a pod started; None until that is known."""
-        pod = self._get(name)
+        pod = self.get(name)
         condition = workstation.condition(pod, names.CONDITION_RESTORED)
         status, reason = condition.get("status"), str(condition.get("reason"))
         message = str(condition.get("message", ""))
@@ -130,7 +133,12 @@ class Pods:
             node=str(pod["spec"].get("nodeName", "")),
         )
 
-    def _get(self, name: str) -> Object:
+    def get(self, name: str) -> Object:
+        """A pod as it is now.
+
+        Raises:
+            ChrekError: it is gone.
+        """
         found = self._cluster.get(self.path(name))
         if found is None:
             raise errors.ChrekError(f"pod {name} is gone", hint="run the test again")
@@ -163,33 +171,44 @@ def weights(nodes: Iterable[str], *, taken: str = "") -> dict[str, int]:
     return found
 
 
-def template(base: Mapping[str, Any], preferred: Mapping[str, int]) -> Object:
+def template(
+    base: Mapping[str, Any], preferred: Mapping[str, int], *, only: Collection[str] = ()
+) -> Object:
     """A copy of a pod template that would rather be on some nodes.
 
-    A preference and no more: a node may be full, cordoned or tainted.
+    A node may be full, cordoned or tainted: as a rule a preference and no more.
 
     Args:
         base: `metadata` and `spec`.
         preferred: names of nodes with weights from 1 to 100.
+        only: names of the nodes that it may be on; empty: any.
     """
     made: Object = copy.deepcopy(dict(base))
-    terms = [
-        {
-            "weight": weight,
-            # Of the node itself: its label kubernetes.io/hostname may be another.
-            "preference": {
-                "matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]
-            },
-        }
-        for node, weight in preferred.items()
-    ]
-    if terms:
-        affinity = made["spec"].setdefault("affinity", {}).setdefault("nodeAffinity", {})
-        affinity.setdefault("preferredDuringSchedulingIgnoredDuringExecution", []).extend(terms)
+    if not preferred and not only:
+        return made
+    affinity = made["spec"].setdefault("affinity", {}).setdefault("nodeAffinity", {})
+    if preferred:
+        affinity.setdefault("preferredDuringSchedulingIgnoredDuringExecution", []).extend(
+            {"weight": weight, "preference": _named(node)} for node, weight in preferred.items()
+        )
+    if only:
+        required = affinity.setdefault("requiredDuringSchedulingIgnoredDuringExecution", {})
+        # One of the terms must be true, with all that is in it.
+        required["nodeSelectorTerms"] = [
+            {**term, **_named(node)}
+            for term in required.get("nodeSelectorTerms") or [{}]
+            for node in [*only][:MOST_PREFERRED]
+        ]
     return made
 
 
-def _answering(pod: Object) -> str | None:
+def _named(node: str) -> Object:
+    """A term for a node itself: its label kubernetes.io/hostname may be another."""
+    return {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
+
+
+def answering(pod: Object) -> str | None:
+    """Address of a pod that runs and answers."""
     status = pod.get("status") or {}
     address = str(status.get("podIP") or "")
     if not address or status.get("phase") != "Running":

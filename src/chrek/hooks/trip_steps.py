@@ -18,6 +18,10 @@ class GivenUp(errors.ChrekError):
     """Another step failed, so that nobody needs this one any more."""
 
 
+class NotTested(errors.ChrekError):
+    """Something could not be tested, which says nothing against the release."""
+
+
 class Row(NamedTuple):
     """A line of the table."""
 
@@ -42,6 +46,9 @@ class Steps:
             yield notes.append
         except GivenUp:
             notes.append("given up")
+            raise
+        except NotTested:
+            notes.append("not tested")
             raise
         except errors.ChrekError as err:
             notes.append(f"FAILED: {err.reason}")

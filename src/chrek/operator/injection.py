@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from chrek import config, errors, identity, names, state, variant
-from chrek.operator import adoption, place, podshape, workloads
+from chrek.operator import adoption, nccl, place, podshape, workloads
 
 Patch = list[dict[str, Any]]
 
@@ -142,14 +142,18 @@ def decide(
         skipped = {names.ANNOTATION_SKIPPED: f"{err.reason}: {err}"}
         patch = _metadata(metadata, skipped, {names.LABEL_MANAGED: "false"})
         return Verdict(patch, str(err.reason), str(err))
-    warm = found and variant.name(str(container.get("image", "")), command) in found.variants
+    own = variant.name(str(container.get("image", "")), command, variant.gpus(container))
+    warm = found and own in found.variants
     digest = _hash(wanted, found)
     shaped = podshape.shape(
         spec,
         index=index,
         command=command,
         arguments=["--wait", str(settings.agentWaitSeconds if warm else 1)],
-        environment=podshape.environment(where, identity_hash=digest, source=False),
+        environment=[
+            *podshape.environment(where, identity_hash=digest, source=False),
+            *nccl.environment(container, annotations),
+        ],
         image=settings.initImage,
         pull_policy=settings.initImagePullPolicy,
     )

@@ -7,7 +7,7 @@
   hooks are removed; the readiness probe stays, it may be the sign that the worker is ready;
 - service meshes are told to stay away, cluster autoscalers not to evict;
 - restartPolicy is Never: a new attempt is a new pod;
-- what `podshape` adds.
+- what `podshape` and, for several GPUs, `nccl` add.
 Containers beside the captured one must be native sidecars: another main container would keep the
 Job from ending.
 """
@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from chrek import config, eligibility, errors, names, variant
-from chrek.operator import place, podshape, templates
+from chrek.operator import nccl, place, podshape, templates
 
 Object = dict[str, Any]
 
@@ -164,7 +164,10 @@ def _template(
         index=index,
         command=command,
         arguments=["--source", "--wait", WAIT_SECONDS],
-        environment=podshape.environment(where, identity_hash=identity_hash, source=True),
+        environment=[
+            *podshape.environment(where, identity_hash=identity_hash, source=True),
+            *nccl.environment(container, (template.get("metadata") or {}).get("annotations")),
+        ],
         image=settings.initImage,
         pull_policy=settings.initImagePullPolicy,
     )

@@ -54,6 +54,13 @@ spec:
           type: Unconfined
       env:
         {{- include "chrek.container.downward" (list "NODE_NAME" "POD_NAME" "POD_NAMESPACE") | trim | nindent 8 }}
+        # For NVIDIA's container runtime, if it is the one that starts this container; nobody else
+        # reads them. The agent asks for no GPU, so that it takes none away, and must see every one of
+        # its node: the driver restores by a map of all of them.
+        {{- range $name, $value := include "chrek.agent.nvidiaEnv" . | fromYaml }}
+        - name: {{ $name }}
+          value: {{ $value }}
+        {{- end }}
         {{- with .Values.agent.extraEnv }}
         {{- toYaml . | nindent 8 }}
         {{- end }}
@@ -144,6 +151,15 @@ spec:
 apiVersion: v1
 kind: Pod
 {{ include "chrek.agent.podTemplate" . }}
+{{- end -}}
+
+{{/* Variables of NVIDIA's container runtime, but those that the values set themselves. */}}
+{{- define "chrek.agent.nvidiaEnv" -}}
+{{- $found := dict "NVIDIA_DRIVER_CAPABILITIES" "compute,utility" "NVIDIA_VISIBLE_DEVICES" "all" -}}
+{{- range .Values.agent.extraEnv -}}
+{{- $found = omit $found .name -}}
+{{- end -}}
+{{- toYaml $found -}}
 {{- end -}}
 
 {{/* On which nodes agents run, and what cleans up after them. */}}
