@@ -44,6 +44,7 @@ def whole(artifact: stores.Artifact) -> None:
     Raises:
         ArtifactError: on the first difference. StoreError: a file cannot be read.
     """
-    with digest.Pool() as pool, contextlib.ExitStack() as stack:
+    # The pool's threads end before the files are closed.
+    with contextlib.ExitStack() as stack, digest.Pool() as pool:
         for future in begin(artifact, artifact.manifest.files, pool, stack):
             future.result()

@@ -30,7 +30,12 @@ def told(server):
 
 
 RESTORED = report.Start(
-    outcome="restored", reason="Restored", message="restored 1.00 GB", uuid="u-1", variant="aaaa"
+    outcome="restored",
+    reason="Restored",
+    message="restored 1.00 GB",
+    uuid="u-1",
+    variant="aaaa",
+    steps={"criu": 0.5},
 )
 
 
@@ -65,6 +70,7 @@ async def test_a_restored_pod(server, reporter):
         "uuid": "u-1",
         "variant": "aaaa",
         "at": condition["lastTransitionTime"],
+        "steps": {"criu": 0.5},
     }
     assert datetime.datetime.fromisoformat(start["at"]).tzinfo is not None
 

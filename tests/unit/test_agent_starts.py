@@ -317,6 +317,7 @@ async def test_a_restored_worker(scene, restoring, process):
     assert staging.name == "c" * 64
     assert scene.told() == [("restored", "Restored", item.variants[0].uuid, "aaaa")]
     assert "in 0.75 s (0.50 s in CRIU)" in scene.reporter.starts[0][1].message
+    assert scene.reporter.starts[0][1].steps["criu"] == 0.5
     assert scene.marks.readers == scene.marks.left == [("ns", projected.HASH)]
     assert scene.woken == []
 

@@ -33,8 +33,8 @@ spec:
         identity: {model: meta-llama/Llama-3-8B, backendFramework: vllm, dtype: bfloat16}
 """
 COMMANDS = (
-    *("agent", "checkpoint", "copy", "doctor", "export"),
-    *("hash", "import", "operator", "prune"),
+    *("agent", "checkpoint", "copy", "diff", "doctor", "explain", "export"),
+    *("hash", "import", "list", "operator", "prune", "retry", "show", "verify"),
 )
 CONFIG = {
     "apiVersion": "chrek.nvidia.com/v1alpha1",

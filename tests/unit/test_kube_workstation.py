@@ -67,6 +67,19 @@ def test_find_selects_by_labels(api, cluster):
     assert [pod["metadata"]["name"] for pod in found] == ["a"]
 
 
+def test_find_selects_by_fields(api, cluster):
+    api.add(PODS, {}, name="a")
+    assert len(cluster.find(PODS, fields={"spec.nodeName": "n1", "status.phase": "Running"})) == 1
+    assert api.requests[-1][2] == {"fieldSelector": "spec.nodeName=n1,status.phase=Running"}
+
+
+def test_the_beginning_of_a_log(api, cluster):
+    assert cluster.log_start("team", "a", container="main", most_bytes=9) == ""
+    api.texts[f"{PODS}/a/log"] = b"first"
+    assert cluster.log_start("team", "a", container="main", most_bytes=9) == "first"
+    assert api.requests[-1][2] == {"container": "main", "limitBytes": "9"}
+
+
 def test_a_dry_run_creates_nothing(api, cluster):
     cluster.create(PODS, {"metadata": {"name": "a"}}, dry_run=True)
     assert api.requests[-1][2] == {"dryRun": "All"}

@@ -77,6 +77,7 @@ DOORS = {
     "kubernetes": ("chrek.kube.workstation",),
     "pynvml": ("chrek.cuda.nvml",),
     "prometheus_client": ("chrek.agent", "chrek.operator"),
+    "rich": ("chrek.cli",),
     "zstandard": ("chrek.remote.pack", "chrek.tarball"),
 }
 """Library -> the only modules (or packages) that may import it."""

@@ -38,6 +38,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     variant: str = ""
     at: str = ""
     """RFC 3339; filled in when it is reported."""
+    steps: dict[str, float] = {}
+    """Seconds of each step of a restore."""
 
 
 class Reporter:

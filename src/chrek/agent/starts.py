@@ -274,6 +274,7 @@ class Starts:
             f"{described.identityHash} in {result.total_seconds:.2f} s ({criu:.2f} s in CRIU)",
             uuid=plan.record.uuid,
             variant=plan.record.variant,
+            steps=result.seconds,
         )
         self._reporter.start(pod, start)
 

@@ -8,6 +8,7 @@ and an exit code.
 from __future__ import annotations
 
 import importlib
+import pathlib
 import sys
 from typing import Any
 
@@ -20,12 +21,18 @@ _COMMANDS = {
     "agent": "Serve this node: capture and restore its pods (runs in the DaemonSet).",
     "checkpoint": "Make a checkpoint of a workload that runs: its own pods are what is captured.",
     "copy": "Copy checkpoints from one store into another.",
+    "diff": "Say what differs between a pod and what checkpoints captured.",
     "doctor": "Check a cluster and the releases of chrek in it, and say what to do.",
+    "explain": "Say why a pod started warm or cold, and what to do.",
     "export": "Write a checkpoint into a tar file.",
     "hash": "Print the identity hash of checkpoints and deployments in YAML files.",
     "import": "Take a checkpoint out of a file of `chrek export` into a store.",
+    "list": "List checkpoints: phase, size, when they were used last and by whom.",
     "operator": "Reconcile checkpoints and inject pods (runs in the Deployment).",
     "prune": "Delete artifacts that no pod is being restored from (runs in a Job).",
+    "retry": "Have a checkpoint that failed, is suspect or was pruned made again.",
+    "show": "Show one checkpoint in full: its artifacts, captures and users.",
+    "verify": "Read artifacts of a store and compare every byte with the manifest.",
 }
 """Name -> help line. The command is `command` in `chrek.cli.<name>_command`."""
 
@@ -49,11 +56,20 @@ class _LazyGroup(click.Group):
             formatter.write_dl(sorted(_COMMANDS.items()))
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        if program() != "chrek":
+            kwargs.setdefault("prog_name", program())
         try:
             return super().main(*args, **kwargs)
         except errors.ChrekError as err:
             report(err)
             sys.exit(err.exit_code)
+
+
+def program() -> str:
+    """What the command was called as, for usage lines and for commands to copy."""
+    # kubectl starts what PATH has of this name.
+    name = pathlib.Path(sys.argv[0]).name if sys.argv else ""
+    return "kubectl chrek" if name.startswith("kubectl-chrek") else "chrek"
 
 
 def report(err: errors.ChrekError) -> None:

@@ -133,10 +133,19 @@ class Cluster:
                 return None
             raise
 
-    def find(self, path: str, *, labels: Mapping[str, str] | None = None) -> list[Object]:
-        """The objects of a collection that carry these labels."""
-        selector = ",".join(f"{key}={value}" for key, value in (labels or {}).items())
-        query = {"labelSelector": selector} if selector else {}
+    def find(
+        self,
+        path: str,
+        *,
+        labels: Mapping[str, str] | None = None,
+        fields: Mapping[str, str] | None = None,
+    ) -> list[Object]:
+        """The objects of a collection that carry these labels and have these fields."""
+        query = {}
+        for kind, wanted in (("labelSelector", labels), ("fieldSelector", fields)):
+            selector = ",".join(f"{key}={value}" for key, value in (wanted or {}).items())
+            if selector:
+                query[kind] = selector
         items: list[Object] = _object(self.request("GET", path, query=query)).get("items") or []
         return items
 
@@ -176,6 +185,14 @@ class Cluster:
     def log(self, namespace: str, pod: str, *, container: str, lines: int = 50) -> str:
         """The last lines that a container wrote; empty when there are none yet."""
         query = {"container": container, "tailLines": str(lines)}
+        return self._log(namespace, pod, query)
+
+    def log_start(self, namespace: str, pod: str, *, container: str, most_bytes: int) -> str:
+        """The first lines that a container wrote; empty when there are none yet."""
+        query = {"container": container, "limitBytes": str(most_bytes)}
+        return self._log(namespace, pod, query)
+
+    def _log(self, namespace: str, pod: str, query: Mapping[str, str]) -> str:
         try:
             data = self.request("GET", path("v1", "pods", namespace, pod) + "/log", query=query)
         except errors.ApiError as err:

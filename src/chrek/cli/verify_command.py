@@ -1,0 +1,153 @@
+"""`chrek verify`: reads artifacts again and compares every byte with the manifest."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from chrek import errors, storage
+from chrek.cli import ends, printing
+
+if TYPE_CHECKING:
+    from chrek import store as stores
+    from chrek.cli import records
+
+Progress = Callable[[int, int], None]
+"""Told how many bytes more were read, and of how many in all."""
+
+
+@click.command("verify")
+@click.argument("place", metavar="STORE")
+@click.argument("paths", nargs=-1, metavar="[HASH[/VARIANT[/UUID]]]...")
+@click.option("--all", "everything", is_flag=True, help="Everything in that part of STORE.")
+@ends.options()
+@ends.common_options
+@printing.output_option
+def command(
+    place: str, paths: tuple[str, ...], everything: bool, output: str, **options: Any
+) -> None:
+    """Read artifacts of a store and compare every byte with the manifest.
+
+    STORE is a directory laid out like the volume (it begins with / or ., and exists),
+    s3://[HOST/]BUCKET/PREFIX, oci://REGISTRY/REPOSITORY, or `store`: the one that --config names.
+
+    Prints a line for each artifact: path, digest of its manifest, bytes, ok or what is wrong. A bad
+    one keeps nobody from reading the others. Whether the manifest itself is the right one, the
+    status of the DynamoCheckpoint tells: chrek show NAME prints its digest.
+
+    \b
+    Exit code:
+      0   all bytes are as they were captured
+      2   wrong usage
+      4   a path or STORE cannot be used
+      5   the configuration cannot be used
+      20  an artifact is missing or damaged
+      24  the store cannot be read
+
+    \b
+    Example:
+      $ chrek verify /mnt/checkpoints 5941a4cb3c363457
+      $ chrek verify s3://models/chrek --all --credentials aws/
+    """  # noqa: D301 - click wants the character, not the text
+    if everything == bool(paths):
+        raise click.UsageError("Give either paths or --all.")
+    from chrek import transfer
+    from chrek.cli import records
+
+    wanted = [transfer.parse(path) for path in paths]
+    with ends.opened(ends.End.of(place, options), options, reads=True) as store:
+        if everything:
+            found = store.artifacts()
+        else:
+            found = [one for path in wanted for one in transfer.select(store, path)]
+        done = []
+        for path in dict.fromkeys(found):
+            with _shown("/".join(path)) as progress:
+                done.append(verified(store, path, progress))
+            if output == "table":
+                _print(done[-1])
+    if output != "table":
+        printing.data(output, records.Verification(artifacts=done), [one.path for one in done])
+    bad = [one.path for one in done if not one.ok]
+    if bad:
+        raise errors.ArtifactError(
+            f"{len(bad)} of {len(done)} artifacts cannot be restored: {', '.join(bad)}",
+            hint="make them again with chrek retry, or copy them from another store",
+        )
+    if output == "table" and not done:
+        click.echo(f"{place} has no artifacts in this namespace's part", err=True)
+
+
+def verified(
+    store: storage.AnyStore, path: stores.ArtifactPath, progress: Progress
+) -> records.Verified:
+    """Read an artifact.
+
+    Raises:
+        StoreError: the store cannot be read, which says nothing of the artifact.
+    """
+    from chrek.cli import records
+
+    begin, digest, size, problem = time.monotonic(), "", 0, ""
+    try:
+        digest = store.stored_digest(*path)
+        artifact = store.open(*path, digest)
+        size = artifact.manifest.bytes
+        with store.fetched(artifact) as there:
+            _read(there, progress)
+    except errors.ArtifactError as err:
+        problem = str(err)
+    return records.Verified(
+        path="/".join(path),
+        digest=digest,
+        bytes=size,
+        seconds=round(time.monotonic() - begin, 3),
+        ok=not problem,
+        error=problem,
+    )
+
+
+def _read(artifact: stores.Artifact, progress: Progress) -> None:
+    """Compare all files with the manifest, in pieces; the first difference ends it."""
+    from chrek import digest, manifest, verification
+
+    # The threads end before the files are closed.
+    with contextlib.ExitStack() as stack, digest.Pool() as pool:
+        for file in artifact.manifest.files:
+            futures = verification.begin(artifact, [file], pool, stack)
+            left = file.size
+            for future in futures:
+                future.result()
+                progress(min(left, manifest.CHUNK_BYTES), artifact.manifest.bytes)
+                left -= manifest.CHUNK_BYTES
+
+
+def _print(one: records.Verified) -> None:
+    rate = one.bytes / max(one.seconds, 1e-3)
+    told = f"ok {one.seconds:.1f} s {rate / 1e6:.0f} MB/s" if one.ok else f"BAD {one.error}"
+    click.echo(f"{one.path} {one.digest or '-'} {one.bytes} {told}")
+
+
+@contextlib.contextmanager
+def _shown(path: str) -> Iterator[Progress]:
+    """Bytes and rate on stderr, where a person watches; nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _count, _total: None
+        return
+    from rich import console, progress
+
+    columns = (
+        progress.TextColumn("{task.description}"),
+        progress.DownloadColumn(binary_units=True),
+        progress.TransferSpeedColumn(),
+        progress.TimeElapsedColumn(),
+    )
+    screen = console.Console(stderr=True)
+    with progress.Progress(*columns, console=screen, transient=True) as bar:
+        task = bar.add_task(path, total=None)
+        yield lambda count, total: bar.update(task, advance=count, total=total)
