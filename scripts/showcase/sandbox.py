@@ -14,7 +14,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from chrek import names, process, procfs
@@ -88,15 +88,6 @@ class Container:
             prepare: a line for the shell, run in what will be the root directory.
             lower: the root file system that it has a changed view of.
         """
-        self.directory = directory
-        for part in ("upper", "work", "root", "chrek"):
-            (directory / part).mkdir(parents=True)
-        shutil.copy(process.LIBEXEC / "chrek-init", directory / "chrek/chrek-init")
-        listener = socket.socket(socket.AF_UNIX)
-        listener.bind(str(directory / "chrek/agent.sock"))
-        (directory / "chrek/agent.sock").chmod(0o666)
-        listener.listen()
-        listener.settimeout(10)
         argv = ["unshare", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--fork"]
         if boot_seconds:
             argv += ["--time", f"--boottime={boot_seconds}", f"--monotonic={boot_seconds}"]
@@ -105,12 +96,10 @@ class Container:
             argv += ["setpriv", f"--reuid={user}", f"--regid={user}"]
             argv += [f"--groups={','.join(map(str, groups))}" if groups else "--clear-groups"]
         argv += [*before, "/chrek/chrek-init", *init_argv]
-        self._unshare = subprocess.Popen(
+        self._launch(
+            directory,
             argv,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            env={
+            {
                 "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
                 "HOSTNAME": name,
                 "DIRECTORY": str(directory),
@@ -118,6 +107,35 @@ class Container:
                 "ADDRESSES": " ".join(addresses),
                 "PREPARE": prepare,
             },
+        )
+
+    def _launch(
+        self, directory: pathlib.Path, argv: Sequence[str], environment: Mapping[str, str]
+    ) -> None:
+        """Run what makes the container, as its only child, and wait until chrek-init calls.
+
+        Args:
+            directory: gets the folders `upper`, `work` and `root`, for whoever makes the root, and
+                `chrek`, with chrek-init and the agent's socket.
+        """
+        self.directory = directory
+        for part in ("upper", "work", "root", "chrek"):
+            (directory / part).mkdir(parents=True)
+        shutil.copy(process.LIBEXEC / "chrek-init", directory / "chrek/chrek-init")
+        listener = socket.socket(socket.AF_UNIX)
+        folder = os.open(directory / "chrek", os.O_PATH | os.O_DIRECTORY)
+        # An address has 107 bytes, and folders of tests have long names.
+        listener.bind(f"/proc/self/fd/{folder}/agent.sock")
+        os.close(folder)
+        (directory / "chrek/agent.sock").chmod(0o666)
+        listener.listen()
+        listener.settimeout(10)
+        self._unshare = subprocess.Popen(
+            argv,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            env=environment,
         )
         self.output = ""
         self._reader = threading.Thread(target=self._read, daemon=True)

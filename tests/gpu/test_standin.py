@@ -229,10 +229,36 @@ def test_the_caller_dies_in_a_call(
     assert workload.ask("digest")
 
 
-def test_callers_take_turns(workload: Workload, call: Caller, second_call: Caller) -> None:
+def test_the_caller_dies_while_the_process_is_busy(
+    start: Start, call: Caller, libraries: pathlib.Path, node: build.Node
+) -> None:
+    """Its lock is taken in the end; the next caller's answer is the one to its own call."""
+    workload = start(GPUS="0")
+    short_lived = Caller({"PATH": os.environ["PATH"], **node.environment(libraries)})
+    assert short_lived("init") == 0
+    node.fail("hang synchronize 60")
+    waiting = workload.connect("synchronize")
+    wait_busy(call, workload)
+    short_lived.send("lock", workload.pid, 0)
+    time.sleep(0.1)
+    short_lived.close()
+    assert call("lock", workload.pid, 100) == NOT_READY
+    call.send("lock", workload.pid, 5000)
+    time.sleep(0.05)
+    node.fail()
+    assert read(waiting) == "synchronized"
+    assert call.receive() == [ILLEGAL_STATE]
+    assert call.state(workload.pid) == LOCKED
+
+
+def test_callers_take_turns(
+    workload: Workload, call: Caller, second_call: Caller, node: build.Node
+) -> None:
+    node.fail("hang lock 0.2 1")
     call.send("lock", workload.pid, 2000)
-    second_call.send("lock", workload.pid, 2000)
-    assert sorted([*call.receive(), *second_call.receive()]) == [0, ILLEGAL_STATE]
+    wait_until(lambda: not node.pending())
+    assert second_call("lock", workload.pid, 2000) == ILLEGAL_STATE
+    assert call.receive() == [0]
 
 
 def test_several_processes_at_once(
@@ -312,9 +338,13 @@ def test_ranks(start: Start, call: Caller, node: build.Node) -> None:
 FORK = """
 import ctypes, os, sys
 library = ctypes.CDLL("libcuda.so.1")
+address, context, count = ctypes.c_uint64(), ctypes.c_void_p(), ctypes.c_int()
 assert library.cuInit(0) == 0
+assert library.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0) == 0
+assert library.cuCtxSetCurrent(context) == 0
+assert library.cuMemAlloc_v2(ctypes.byref(address), ctypes.c_size_t(640 << 10)) == 0
 if os.fork() == 0:
-    print(os.getpid(), library.cuInit(0), library.cuDeviceGetCount(ctypes.byref(ctypes.c_int())))
+    print(os.getpid(), library.cuInit(0), library.cuDeviceGetCount(ctypes.byref(count)))
     sys.stdout.flush()
     sys.stdin.read()
     os._exit(0)
@@ -322,8 +352,10 @@ os.wait()
 """
 
 
-def test_a_forked_child_has_no_cuda(call: Caller, environment: dict[str, str]) -> None:
-    """Although it has its parent's descriptors."""
+def test_a_forked_child_has_no_cuda(
+    start: Start, call: Caller, node: build.Node, environment: dict[str, str]
+) -> None:
+    """Although it has its parent's descriptors; nor does it keep its parent's device memory."""
     with subprocess.Popen(
         [*PYTHON, "-c", FORK],
         env=environment,
@@ -333,11 +365,15 @@ def test_a_forked_child_has_no_cuda(call: Caller, environment: dict[str, str]) -
     ) as parent:
         pid, *codes = (int(word) for word in parent.stdout.readline().split())
         assert codes == [NOT_INITIALIZED, NOT_INITIALIZED]
-        assert any(
-            "standin-cuda" in os.readlink(p) for p in pathlib.Path(f"/proc/{pid}/fd").iterdir()
-        )
+        child = pathlib.Path(f"/proc/{pid}")
+        assert any("standin-cuda" in os.readlink(path) for path in (child / "fd").iterdir())
+        assert "allocation-" not in (child / "maps").read_text()
         assert call("thread", pid) == INVALID_VALUE
         assert call("thread", parent.pid) == 0
+        parent.kill()
+        parent.wait()
+        assert start(GPUS="0", BYTES=str(640 << 10)).ask("free") == str(384 << 10)
+        assert child.exists()
         parent.stdin.close()
 
 

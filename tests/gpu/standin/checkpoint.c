@@ -141,15 +141,21 @@ static CUresult wait_done(const struct target *target, double deadline)
 	return control->result;
 }
 
-/* Leaves no request of a caller that died behind. */
-static CUresult settle(const struct target *target)
+/* Leaves no request of a caller that died behind; what the owner has begun is waited for. */
+static CUresult settle(const struct target *target, double deadline)
 {
-	uint32_t asked = ASKED;
-	atomic_compare_exchange_strong(&target->control->phase, &asked, IDLE);
-	if (target->control->phase == IDLE)
-		return CUDA_SUCCESS;
-	wait_done(target, 0);
-	return has_died(target) ? CUDA_ERROR_OPERATING_SYSTEM : CUDA_SUCCESS;
+	struct control *control = target->control;
+	uint32_t phase = ASKED;
+	atomic_compare_exchange_strong(&control->phase, &phase, IDLE);
+	while ((phase = control->phase) == TAKEN) {
+		if (has_died(target))
+			return CUDA_ERROR_OPERATING_SYSTEM;
+		if (deadline && now_seconds() >= deadline)
+			return CUDA_ERROR_NOT_READY;
+		futex_wait(&control->phase, phase, 50);
+	}
+	control->phase = IDLE;
+	return CUDA_SUCCESS;
 }
 
 static CUresult ask(const struct target *target, uint32_t operation, double deadline)
@@ -193,7 +199,7 @@ static CUresult allowed(struct node *node)
 	return node->api >= API_CHECKPOINT ? CUDA_SUCCESS : CUDA_ERROR_NOT_SUPPORTED;
 }
 
-static CUresult begin(int pid, struct node *node, struct target *target)
+static CUresult begin(int pid, double deadline, struct node *node, struct target *target)
 {
 	CUresult result = allowed(node);
 	if (result == CUDA_SUCCESS)
@@ -201,7 +207,7 @@ static CUresult begin(int pid, struct node *node, struct target *target)
 	if (result != CUDA_SUCCESS)
 		return result;
 	flock(target->block, LOCK_EX);
-	result = settle(target);
+	result = settle(target, deadline);
 	if (result != CUDA_SUCCESS)
 		target_close(target);
 	return result;
@@ -273,7 +279,7 @@ EXPORT CUresult cuCheckpointProcessLock(int pid, CUcheckpointLockArgs *args)
 	CUresult result;
 	if (args && (args->reserved0 || !is_zero(args->reserved1, sizeof args->reserved1)))
 		return CUDA_ERROR_INVALID_VALUE;
-	result = begin(pid, &node, &target);
+	result = begin(pid, deadline, &node, &target);
 	if (result != CUDA_SUCCESS)
 		return result;
 	target.control->timeout_ms = timeout;
@@ -291,7 +297,7 @@ EXPORT CUresult cuCheckpointProcessCheckpoint(int pid, CUcheckpointCheckpointArg
 		return CUDA_ERROR_INVALID_VALUE;
 	if (args && args->customStorageInfo_out)
 		return CUDA_ERROR_NOT_SUPPORTED;
-	result = begin(pid, &node, &target);
+	result = begin(pid, 0, &node, &target);
 	if (result != CUDA_SUCCESS)
 		return result;
 	target.control->known = (uint32_t)node.count;
@@ -332,7 +338,7 @@ EXPORT CUresult cuCheckpointProcessRestore(int pid, CUcheckpointRestoreArgs *arg
 		return CUDA_ERROR_INVALID_VALUE;
 	if (args && args->customStorageInfo_out)
 		return CUDA_ERROR_NOT_SUPPORTED;
-	result = begin(pid, &node, &target);
+	result = begin(pid, 0, &node, &target);
 	if (result != CUDA_SUCCESS)
 		return result;
 	if (target.control->state != CHECKPOINTED)
@@ -358,7 +364,7 @@ EXPORT CUresult cuCheckpointProcessUnlock(int pid, CUcheckpointUnlockArgs *args)
 	CUresult result;
 	if (args && !is_zero(args, sizeof *args))
 		return CUDA_ERROR_INVALID_VALUE;
-	result = begin(pid, &node, &target);
+	result = begin(pid, 0, &node, &target);
 	if (result != CUDA_SUCCESS)
 		return result;
 	result = perform(&target, UNLOCK, 0, "unlock");
