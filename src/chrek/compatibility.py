@@ -299,7 +299,8 @@ def _list(items: Collection[str]) -> str:
 
 def _show(value: Any) -> str:
     text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
-    return text[:200] if text else "nothing"
+    # In one line: a script may stand in a command.
+    return " ".join(text.split())[:200] or "nothing"
 
 
 _AGAIN = "make a checkpoint of this worker, or give both the same"

@@ -97,7 +97,9 @@ def test_no_registry_is_named():
     assert not named, "\n".join(named)
 
 
-@pytest.mark.parametrize("name", ["test", "build", "cluster", "demo", "criu-bundle", "vllm-check"])
+@pytest.mark.parametrize(
+    "name", ["test", "build", "cluster", "demo", "criu-bundle", "vllm-check", "gpu-check"]
+)
 def test_scripts_are_executable(name):
     assert (ROOT / "scripts" / name).stat().st_mode & 0o111
 
