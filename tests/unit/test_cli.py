@@ -34,7 +34,7 @@ spec:
 """
 COMMANDS = (
     *("agent", "checkpoint", "copy", "diff", "doctor", "explain", "export"),
-    *("hash", "import", "list", "operator", "prune", "retry", "show", "verify"),
+    *("hash", "import", "list", "operator", "prune", "report", "retry", "show", "verify"),
 )
 CONFIG = {
     "apiVersion": "chrek.nvidia.com/v1alpha1",

@@ -50,7 +50,7 @@ def test_help_loads_no_command():
     "name",
     [
         *("agent", "checkpoint", "copy", "diff", "doctor", "explain", "export"),
-        *("hash", "import", "list", "operator", "prune", "retry", "show", "verify"),
+        *("hash", "import", "list", "operator", "prune", "report", "retry", "show", "verify"),
     ],
 )
 def test_help_of_a_command_loads_nothing_heavy(name):

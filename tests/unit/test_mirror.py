@@ -11,6 +11,15 @@ MOST = 20
 ELSEWHERE = {
     "chrek.cli.hash_command": "tests/unit/test_cli.py",
     "chrek.cli.workload": "tests/unit/test_cli_checkpoint_command.py",
+    **dict.fromkeys(
+        (
+            "chrek.cli.page_bench",
+            "chrek.cli.page_charts",
+            "chrek.cli.page_data",
+            "chrek.cli.page_html",
+        ),
+        "tests/unit/test_cli_page.py",
+    ),
     "chrek.peer": "tests/system/test_peer.py",
     "chrek.inode": "tests/unit/test_archive.py",
     "chrek.leftovers": "tests/system/test_serving.py",

@@ -30,6 +30,7 @@ _COMMANDS = {
     "list": "List checkpoints: phase, size, when they were used last and by whom.",
     "operator": "Reconcile checkpoints and inject pods (runs in the Deployment).",
     "prune": "Delete artifacts that no pod is being restored from (runs in a Job).",
+    "report": "Write one HTML file: checkpoints, who uses them, warm and cold starts, timelines.",
     "retry": "Have a checkpoint that failed, is suspect or was pruned made again.",
     "show": "Show one checkpoint in full: its artifacts, captures and users.",
     "verify": "Read artifacts of a store and compare every byte with the manifest.",
