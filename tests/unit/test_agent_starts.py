@@ -8,6 +8,7 @@ import subprocess
 import threading
 
 import msgspec
+import prometheus_client
 import pytest
 
 from chrek import config, errors, leftovers, names, procfs, restore, storage
@@ -180,7 +181,11 @@ async def test_a_long_queue_is_not_joined(scene, restoring):
         waits = group.create_task(wait())
         while not scene.slots.waiting:
             await asyncio.sleep(0)
+        labels = {"reason": "AgentBusy"}
+        name = "chrek_cold_despite_ready_total"
+        before = prometheus_client.REGISTRY.get_sample_value(name, labels) or 0.0
         await scene.start(checkpoints=[scene.artifact()])
+        assert prometheus_client.REGISTRY.get_sample_value(name, labels) == before + 1
         assert await scene.init.read() == (
             "cold AgentBusy 1 dumps and restores wait for their turn on this node, and "
             "agent.maxQueuedRestores is 1"

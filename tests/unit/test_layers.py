@@ -55,7 +55,7 @@ LAYERS = [
     ],
     ["compatibility"],
     ["errors", "log", "deadline", "reasons"],
-    ["names", "quantity", "worker"],
+    ["names", "quantity", "retries", "worker"],
 ]
 """Top first; a module may import from lower lines only, and not from its own line."""
 

@@ -240,6 +240,16 @@ async def test_sizes_by_namespace():
     assert sample("store_artifacts", namespace="ns") is None, "a namespace that holds none is gone"
 
 
+async def test_what_there_is_of_checkpoints():
+    world = World(checkpoint(one("a", suspect=True)), checkpoint(one("b"), name="d"))
+    await world.look()
+    phases = ("Pending", "Creating", "Ready", "Failed")
+    assert sum(sample("checkpoints", namespace="ns", phase=phase) for phase in phases) == 2
+    assert sample("suspect_checkpoints", namespace="ns") == 1
+    at = (fakes.NOW - datetime.timedelta(days=10)).timestamp()
+    assert sample("oldest_artifact_timestamp_seconds", namespace="ns") == at
+
+
 async def test_a_quota_that_cannot_be_met_is_told_once(caplog):
     caplog.set_level("INFO")
     world = World(checkpoint(one("a", size=13), auto=False), quota=10)

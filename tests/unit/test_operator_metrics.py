@@ -37,7 +37,7 @@ def count(verb, resource):
 )
 def test_requests_by_verb_and_resource(method, path, verb, resource):
     before = count(verb, resource)
-    metrics.requested(method, path)
+    metrics.requested(method, path, None if method == "WATCH" else 0.02)
     assert count(verb, resource) == before + 1
 
 
@@ -64,3 +64,41 @@ def test_what_the_store_holds():
     assert (sample("bytes", namespace="a"), sample("artifacts", namespace="a")) == (1, 1)
     assert sample("bytes", namespace="b") is None
     assert (sample("quota_bytes"), sample("over_quota_bytes")) == (3, 2)
+
+
+def test_latencies_of_the_api_server():
+    text = "chrek_operator_api_request_seconds_count"
+    before = metrics.REGISTRY.get_sample_value(text, {"verb": "delete"}) or 0.0
+    metrics.requested("DELETE", "/api/v1/namespaces/ns/pods/p", 0.3)
+    metrics.requested("WATCH", "/api/v1/pods", None)
+    assert metrics.REGISTRY.get_sample_value(text, {"verb": "delete"}) == before + 1
+    assert metrics.REGISTRY.get_sample_value(text, {"verb": "watch"}) is None
+
+
+def listed(namespace, phase, *variants):
+    return {
+        "metadata": {"namespace": namespace},
+        "status": {"phase": phase, "variants": list(variants)},
+    }
+
+
+def test_the_checkpoints_that_there_are():
+    old = {"createdAt": "2026-01-01T00:00:00Z", "suspect": True}
+    new = {"createdAt": "2026-01-02T00:00:00Z"}
+    bare = {"metadata": {"namespace": "b"}}
+    strange = listed("b", "Sideways", {"createdAt": "yesterday"})
+    metrics.listed([listed("a", "Ready", old, new), listed("a", "Failed", old), bare, strange])
+
+    def told(name, **labels):
+        return metrics.REGISTRY.get_sample_value(f"chrek_operator_{name}", labels)
+
+    phases = ("Pending", "Creating", "Ready", "Failed")
+    assert [told("checkpoints", namespace="a", phase=one) for one in phases] == [0, 0, 1, 1]
+    assert [told("checkpoints", namespace="b", phase=one) for one in phases] == [1, 0, 0, 0]
+    assert told("checkpoints", namespace="b", phase="Sideways") is None
+    assert [told("suspect_checkpoints", namespace=one) for one in "ab"] == [2, 0]
+    oldest = told("oldest_artifact_timestamp_seconds", namespace="a")
+    assert told("newest_artifact_timestamp_seconds", namespace="a") - oldest == 86400
+    assert told("oldest_artifact_timestamp_seconds", namespace="b") is None
+    metrics.listed([])
+    assert told("suspect_checkpoints", namespace="a") is None

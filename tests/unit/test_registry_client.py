@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from chrek import errors
+from chrek import errors, retries
 from chrek.registry import client, keyring, reference
 from fakes import registry as fake
 
@@ -214,13 +214,17 @@ async def test_redirects_that_lead_nowhere(server, target, message):
     assert message in (await refused(server)).message
 
 
-async def test_what_is_passing_is_tried_again(server):
+async def test_what_is_passing_is_tried_again(server, monkeypatch):
+    told = []
+    monkeypatch.setattr(retries, "_listeners", [told.append])
     server.image("acme/worker", "2", RUN)
     server.users = {"me": "hunter2"}
     server.script["/v2/acme/worker/manifests/"] = [(503, {}, b""), (429, {}, b"")]
     server.script["/token"] = [(502, {}, b"")]
     server.script["/v2/acme/worker/blobs/"] = [(500, {}, b"")]
     assert await config(server, ME) == RUN
+    assert told
+    assert set(told) == {"get"}
 
 
 async def test_it_waits_as_long_as_it_is_asked_to(server):

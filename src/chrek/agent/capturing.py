@@ -114,6 +114,7 @@ class Capturing:
             except Exception as err:
                 if not caller.alive():
                     raise GoneError from err
+                metrics.store_failed("capture", reason_of(err))
                 if attempt == ATTEMPTS or not _again(err, serving=request.leave_running):
                     raise
                 logger.warning("dump failed", attempt=attempt, error=str(err))
@@ -227,7 +228,7 @@ class Capturing:
             log=errors.log_of(err),
             exc_info=None if known else err,
         )
-        metrics.CAPTURES.labels(outcome="failed", reason=reason).inc()
+        metrics.CAPTURES.labels(outcome="failed", reason=metrics.known(reason)).inc()
         self._reporter.event(pod, "Warning", reason, str(err))
         with contextlib.suppress(errors.ApiError):
             await self._reporter.result(pod, {"reason": reason, "message": str(err)})
@@ -241,8 +242,7 @@ class Capturing:
     ) -> None:
         described, serving = done.manifest, request.leave_running
         frozen = described.steps.get("dump", 0.0) + described.steps.get("files", 0.0)
-        metrics.CAPTURES.labels(outcome="captured", reason=names.Reason.CHECKPOINTED).inc()
-        metrics.observe("checkpoint", described.steps)
+        metrics.captured(described.bytes, described.steps)
         logger.info(
             "checkpointed",
             checkpoint=described.identityHash,

@@ -73,6 +73,15 @@ def find(checkpoints: Iterable[objects.Checkpoint], namespace: str, wanted: str)
     return Found(group[0], tuple(group[1:]))
 
 
+def ready(checkpoints: Iterable[objects.Checkpoint], pod: objects.Pod) -> bool:
+    """Whether a pod could expect a warm start: what it names is Ready."""
+    try:
+        found = find(checkpoints, pod.namespace, pod.checkpoint)
+    except Cold:
+        return False
+    return any(c.phase == names.Phase.READY for c in found.all)
+
+
 def choose(found: Found, pod: objects.Pod) -> tuple[objects.Checkpoint, objects.Variant]:
     """The newest variant that fits a pod, and a DynamoCheckpoint that has it.
 

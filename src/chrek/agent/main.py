@@ -12,13 +12,14 @@ import signal
 import socket
 from concurrent import futures
 
-from chrek import config, errors, log, peer
+from chrek import config, errors, log, peer, retries
 from chrek import storage as storages
 from chrek.agent import (
     calls,
     captures,
     capturing,
     connection,
+    decision,
     gpus,
     http,
     journal,
@@ -69,7 +70,9 @@ class Agent:
         self._settings = settings
         self._node = node
         self._namespace = namespace
-        self._client = api.Client(api.credentials(), user_agent="chrek-agent")
+        self._client = api.Client(
+            api.credentials(), user_agent="chrek-agent", observe=metrics.requested
+        )
         self._pods: dict[str, objects.Pod] = {}
         signals = pathlib.Path(settings.signalHostPath)
         self._journal = _journal(signals)
@@ -150,6 +153,8 @@ class Agent:
         shutil.rmtree(self._settings.stagingPath, ignore_errors=True)
         stop = asyncio.Event()
         self._loop = asyncio.get_running_loop()
+        retries.listen(metrics.retried)
+        metrics.READY.set_function(lambda: not self.problems())
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, stop.set)
         runner = await http.serve(self._settings.httpPort, self.problems, self.preflight)
@@ -268,6 +273,8 @@ class Agent:
             if pod.refused is not None:
                 reason, message = pod.refused
                 await conn.send("cold", reason, message)
+                if pod.checkpoint:
+                    metrics.went_cold(reason, ready=decision.ready(self._checkpoints(), pod))
                 start = report.Start(outcome="cold", reason=reason, message=message)
                 self._reporter.start(pod, start)
                 return

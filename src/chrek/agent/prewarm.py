@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 
 from chrek import errors, log
 from chrek import storage as storages
-from chrek.agent import objects
+from chrek.agent import metrics, objects
 
 LOG = log.get(__name__)
 RETRY_SECONDS = 300.0
@@ -63,6 +63,7 @@ class Prewarm:
         except errors.ChrekError as err:
             again = asyncio.get_running_loop().time() + RETRY_SECONDS
             self._failed[variant.uuid] = again
+            metrics.store_failed("prewarm", err.reason)
             LOG.warning(
                 "not fetched ahead",
                 checkpoint=checkpoint.name,

@@ -8,6 +8,8 @@ import contextlib
 from collections.abc import AsyncIterator
 from typing import Literal
 
+from chrek.agent import metrics
+
 Kind = Literal["capture", "restore"]
 
 
@@ -34,11 +36,12 @@ class Slots:
         """Hold one slot."""
         self.in_flight[kind] += 1
         try:
-            await self._turn()
+            await self._turn(kind)
             self._active += 1
             self._idle.clear()
             try:
-                yield
+                with metrics.RUNNING.labels(operation=kind).track_inprogress():
+                    yield
             finally:
                 self._free.release()
                 self._active -= 1
@@ -47,10 +50,11 @@ class Slots:
         finally:
             self.in_flight[kind] -= 1
 
-    async def _turn(self) -> None:
+    async def _turn(self, kind: Kind) -> None:
         self.waiting += 1
         try:
-            await self._free.acquire()
+            with metrics.WAITING.labels(operation=kind).track_inprogress():
+                await self._free.acquire()
         finally:
             self.waiting -= 1
 

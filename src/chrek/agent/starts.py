@@ -128,6 +128,8 @@ class Starts:
         try:
             plan = await self._decide(pod, caller, checkpoints)
         except decision.Cold as cold:
+            ready = decision.ready(checkpoints, pod)
+            metrics.went_cold(cold.reason, ready=ready, artifact=bool(cold.uuid))
             self._cold(pod, cold, begin, logger)
             with contextlib.suppress(OSError):
                 # A restart of a container that was restored: this one was not.
@@ -150,7 +152,6 @@ class Starts:
             detail=cold.message,
             decision_seconds=round(time.monotonic() - begin, 6),
         )
-        metrics.STARTS.labels(outcome="cold", reason=cold.reason).inc()
         start = report.Start(
             outcome="cold",
             reason=cold.reason,
@@ -265,8 +266,7 @@ class Starts:
             total_seconds=result.total_seconds,
             steps=result.seconds,
         )
-        metrics.STARTS.labels(outcome="restored", reason=names.Reason.RESTORED).inc()
-        metrics.observe("restore", result.seconds)
+        metrics.restored(described.bytes, result.seconds)
         start = report.Start(
             outcome="restored",
             reason=names.Reason.RESTORED,
@@ -361,7 +361,7 @@ class Starts:
         if pod.never_restarts:
             await asyncio.to_thread(leftovers.end_all, caller.pid)
         await conn.send("failed", reason, str(err))
-        metrics.STARTS.labels(outcome="failed", reason=reason).inc()
+        metrics.restore_failed(reason)
         start = report.Start(
             outcome="failed",
             reason=reason,

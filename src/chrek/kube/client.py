@@ -89,14 +89,14 @@ class Client:
         credentials: credentials_module.Credentials,
         *,
         user_agent: str = "chrek",
-        observe: Callable[[str, str], None] = lambda method, path: None,
+        observe: Callable[[str, str, float | None], None] = lambda method, path, seconds: None,
     ) -> None:
         """Prepare; connections are made when they are needed.
 
         Args:
             credentials: where the server is and who asks.
             user_agent: name of the program, also as the manager of fields.
-            observe: told method (or `WATCH`, `DRY-RUN`) and path of every request that is sent.
+            observe: told method (or `WATCH`, `DRY-RUN`), path, seconds (none of a watch) of each.
         """
         self.credentials = credentials
         self._user_agent = user_agent
@@ -312,7 +312,7 @@ class Client:
             data = msgspec.json.encode(body)
             headers["Content-Type"] = content_type or "application/json"
         limits = aiohttp.ClientTimeout(total=timeout)
-        self._observe("DRY-RUN" if query and query.get("dryRun") else method, path)
+        begin = time.monotonic()
         try:
             async with self._open().request(
                 method, self._url(path, query), data=data, headers=headers, timeout=limits
@@ -322,13 +322,16 @@ class Client:
                     raise _refused(method, path, answer.status, raw)
         except (aiohttp.ClientError, TimeoutError, OSError) as err:
             raise _unanswered(method, path, err) from err
+        finally:
+            said = "DRY-RUN" if query and query.get("dryRun") else method
+            self._observe(said, path, time.monotonic() - begin)
         return answer.headers, msgspec.json.decode(raw) if raw else {}
 
     async def _stream(self, path: str, query: Query) -> AsyncIterator[tuple[str, Object]]:
         limits = aiohttp.ClientTimeout(
             total=None, sock_connect=REQUEST_SECONDS, sock_read=WATCH_SECONDS + 60
         )
-        self._observe("WATCH", path)
+        self._observe("WATCH", path, None)
         try:
             async with self._open().get(
                 self._url(path, query), headers=self._headers(), timeout=limits

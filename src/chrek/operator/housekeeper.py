@@ -157,6 +157,9 @@ class Housekeeper:
             sizes.setdefault(one.namespace, []).append(one.bytes)
         over = made.over_bytes(self._settings)
         metrics.stored(sizes, quota=self._settings.maxBytes, over=over)
+        there = (item for same in self._cache.checkpoints.values() for item in same)
+        makes = self._platform.current.makes
+        metrics.listed(item for item in there if not makes(item))
         if over and over != self._over:
             LOG.warning(
                 "the store's quota is passed, and nothing more may go",

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import prometheus_client
+
+from chrek import names
+from chrek.kube import verbs
+from chrek.operator import conditions
 
 REGISTRY = prometheus_client.CollectorRegistry()
 
@@ -44,6 +49,39 @@ API_REQUESTS = prometheus_client.Counter(
     registry=REGISTRY,
 )
 
+API_SECONDS = prometheus_client.Histogram(
+    "chrek_operator_api_request_seconds",
+    "Seconds until the API server answered the operator, failed requests too; no watches.",
+    ["verb"],
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10),
+    registry=REGISTRY,
+)
+
+CHECKPOINTS = prometheus_client.Gauge(
+    "chrek_operator_checkpoints",
+    "DynamoCheckpoints by phase.",
+    ["namespace", "phase"],
+    registry=REGISTRY,
+)
+SUSPECT = prometheus_client.Gauge(
+    "chrek_operator_suspect_checkpoints",
+    "DynamoCheckpoints with an artifact that is Suspect.",
+    ["namespace"],
+    registry=REGISTRY,
+)
+OLDEST = prometheus_client.Gauge(
+    "chrek_operator_oldest_artifact_timestamp_seconds",
+    "When the oldest artifact that is listed was captured.",
+    ["namespace"],
+    registry=REGISTRY,
+)
+NEWEST = prometheus_client.Gauge(
+    "chrek_operator_newest_artifact_timestamp_seconds",
+    "When the newest artifact that is listed was captured.",
+    ["namespace"],
+    registry=REGISTRY,
+)
+
 STORE_BYTES = prometheus_client.Gauge(
     "chrek_operator_store_bytes",
     "Size of the artifacts that the DynamoCheckpoints of a namespace list.",
@@ -70,15 +108,6 @@ PRUNED = prometheus_client.Counter(
     registry=REGISTRY,
 )
 
-VERBS = {
-    "POST": "create",
-    "PUT": "update",
-    "PATCH": "patch",
-    "DELETE": "delete",
-    "WATCH": "watch",
-    "DRY-RUN": "dry-run",
-}
-
 
 def reconciled(kind: str, seconds: float, failed: bool) -> None:
     """Count one handled object."""
@@ -86,16 +115,18 @@ def reconciled(kind: str, seconds: float, failed: bool) -> None:
     RECONCILE_SECONDS.labels(kind).observe(seconds)
 
 
-def requested(method: str, path: str) -> None:
+def requested(method: str, path: str, seconds: float | None) -> None:
     """Count one request to the API server.
 
     Args:
         method: of HTTP, or `WATCH`, or `DRY-RUN` for what the server only checks.
         path: of the URL.
+        seconds: that it took; None for a watch.
     """
-    resource, named = _resource(path)
-    verb = VERBS.get(method) or ("get" if named else "list")
+    verb, resource = verbs.of(method, path)
     API_REQUESTS.labels(verb, resource).inc()
+    if seconds is not None:
+        API_SECONDS.labels(verb).observe(seconds)
 
 
 def stored(by_namespace: Mapping[str, Sequence[int]], *, quota: int, over: int) -> None:
@@ -115,13 +146,29 @@ def stored(by_namespace: Mapping[str, Sequence[int]], *, quota: int, over: int) 
     STORE_OVER_BYTES.set(over)
 
 
-def _resource(path: str) -> tuple[str, bool]:
-    """`pods` or `pods/status`, and whether the path names one object."""
-    parts = path.strip("/").split("/")
-    parts = parts[2 if parts[0] == "api" else 3 :]
-    if parts[:1] == ["namespaces"] and len(parts) > 2:
-        parts = parts[2:]
-    return "/".join([*parts[:1], *parts[2:3]]), len(parts) > 1
+def listed(checkpoints: Iterable[Mapping[str, Any]]) -> None:
+    """Tell of the DynamoCheckpoints that there are."""
+    for gauge in (CHECKPOINTS, SUSPECT, OLDEST, NEWEST):
+        gauge.clear()
+    made: dict[str, list[float]] = {}
+    for item in checkpoints:
+        namespace, status = item["metadata"]["namespace"], item.get("status") or {}
+        if namespace not in made:
+            made[namespace] = []
+            SUSPECT.labels(namespace).set(0)
+            for phase in names.Phase:
+                CHECKPOINTS.labels(namespace, phase).set(0)
+        phase = status.get("phase") or names.Phase.PENDING
+        if phase in list(names.Phase):
+            CHECKPOINTS.labels(namespace, phase).inc()
+        variants = status.get("variants") or []
+        SUSPECT.labels(namespace).inc(any(one.get("suspect") for one in variants))
+        ages = (conditions.parse(one.get("createdAt")) for one in variants)
+        made[namespace] += [at.timestamp() for at in ages if at]
+    for namespace, times in made.items():
+        if times:
+            OLDEST.labels(namespace).set(min(times))
+            NEWEST.labels(namespace).set(max(times))
 
 
 def text() -> bytes:

@@ -16,6 +16,7 @@ import aiohttp
 import yarl
 
 from chrek import errors, log
+from chrek import retries as retries_module
 from chrek.registry import client as client_module
 
 LOG = log.get(__name__)
@@ -74,6 +75,7 @@ async def upload(
             return True
         except errors.RegistryError as err:
             await retries.again(err, again)
+            retries_module.count("PUT")
 
 
 async def read(

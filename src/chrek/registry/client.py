@@ -24,6 +24,7 @@ import msgspec
 import yarl
 
 from chrek import errors
+from chrek import retries as retries_module
 from chrek.registry import challenge, keyring, reference, session, tokens, words
 
 OCI_INDEX = "application/vnd.oci.image.index.v1+json"
@@ -297,6 +298,7 @@ class Client:
                 return await self.once(request, take)
             except errors.RegistryError as err:
                 await retries.again(err)
+                retries_module.count(request.method)
 
     async def once(
         self,

@@ -20,7 +20,7 @@ import obstore
 import obstore.exceptions
 import obstore.store
 
-from chrek import deadline, errors, log, names
+from chrek import deadline, errors, log, names, retries
 from chrek.remote import accesskey, connection, failure, layout
 
 PAGE = 1000
@@ -248,6 +248,7 @@ class Objects:
             again = failed.passing or (failed.denied and self._key() != key)
             if not again or time.monotonic() + wait >= ends:
                 break
+            retries.count(action.name)
             LOG.info("bucket asked again", action=action.name, object=name, why=failed.short)
             await asyncio.sleep(wait)
         # Raised here, without what the client said: that may hold headers of the request.
