@@ -2,7 +2,8 @@
 
 ct installs all files of a chart's ci/ in one namespace, where each release would want the claim
 that the last one left. So each file is alone in a copy of the chart, in its own namespace, beside
-what its values name. Two of them are in CI, the others in `scripts/test --all`.
+what its values name. Two of them are in CI, the others in `scripts/test --all`. Two are installed
+at once: most of that is waiting.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from concurrent import futures
 
 import pytest
 
@@ -130,13 +132,34 @@ def nothing(live, namespace):
 NEEDED = {"short-form-values": claim, "s3-values": bucket, "oci-values": registry}
 
 
-@pytest.mark.parametrize("path", list(cases()))
-def test_ct_install(live, tool_path, tmp_path, path):
-    chart = tmp_path / "charts" / "chrek"
+AT_ONCE = 2
+
+
+@pytest.fixture(scope="module")
+def installations(live, tool_path, tmp_path_factory, request):
+    """What ct said of each file, and what was left of its release."""
+    wanted = [
+        item.callspec.params["path"]
+        for item in request.session.items
+        if item.path.name == "test_ct_install.py"
+    ]
+    with futures.ThreadPoolExecutor(AT_ONCE) as pool:
+        begun = {
+            path: pool.submit(install, live, tool_path, tmp_path_factory.mktemp("ct"), path)
+            for path in wanted
+        }
+        try:
+            yield begun
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def install(live, tool_path, folder, path):
+    chart = folder / "charts" / "chrek"
     shutil.copytree(rendered.CHART, chart, ignore=shutil.ignore_patterns("ci"))
     (chart / "ci").mkdir()
     shutil.copy(path, chart / "ci")
-    shutil.copy(ROOT / "ct.yaml", tmp_path)
+    shutil.copy(ROOT / "ct.yaml", folder)
     ct = pathlib.Path(tool_path("ct"))
     programs = [str(pathlib.Path(sys.executable).parent), str(ct.parent), os.environ["PATH"]]
     with (
@@ -146,18 +169,25 @@ def test_ct_install(live, tool_path, tmp_path, path):
         values = [f"--helm-extra-set-args=--set={','.join(settings)}"] if settings else []
         done = subprocess.run(
             [ct, "install", "--all", f"--namespace={namespace}", *values],
-            cwd=tmp_path,
+            cwd=folder,
             env={**live.environment, "PATH": os.pathsep.join(programs)},
             capture_output=True,
             text=True,
             check=False,
         )
-        said = done.stdout + done.stderr
-        assert done.returncode == 0, said
-        assert "All charts installed successfully" in said
-        documents = live.get("all", f"--namespace={namespace}")["items"]
-        left = [d for d in documents if "helm.sh/chart" in d["metadata"].get("labels", {})]
-        # Pods may still be ending, but nothing would make new ones.
-        assert [rendered.name(d) for d in left if d["kind"] != "Pod"] == []
-        has_test = path.stem not in ("bare-values", "operator-off-values", "switched-off-values")
-        assert ("Phase:          Succeeded" in said) == has_test
+        return done, live.get("all", f"--namespace={namespace}")["items"]
+
+
+# Which waits for its turn, too.
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("path", list(cases()))
+def test_ct_install(installations, path):
+    done, documents = installations[path].result()
+    said = done.stdout + done.stderr
+    assert done.returncode == 0, said
+    assert "All charts installed successfully" in said
+    left = [d for d in documents if "helm.sh/chart" in d["metadata"].get("labels", {})]
+    # Pods may still be ending, but nothing would make new ones.
+    assert [rendered.name(d) for d in left if d["kind"] != "Pod"] == []
+    has_test = path.stem not in ("bare-values", "operator-off-values", "switched-off-values")
+    assert ("Phase:          Succeeded" in said) == has_test

@@ -1,4 +1,4 @@
-"""One cluster, one installed chart for all tests here."""
+"""One cluster; one installed chart for all tests here, or one for each lane of them."""
 
 from __future__ import annotations
 
@@ -8,29 +8,62 @@ import shutil
 import sys
 from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "scripts"))
 
-from e2e import place, tiny
+from e2e import lanes, place, tiny
 from showcase import cluster, diagnosis, errors, setup
 
-STRICT = "strict-team"
+NAMESPACE = setup.NAMESPACE + lanes.SUFFIX
+STRICT = f"strict-team{lanes.SUFFIX}"
 """A namespace that enforces Pod Security *restricted* and has a quota."""
 
 _live: list[cluster.Cluster] = []
+_turn = lanes.Turn()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.e2e)
+    mine = [item for item in items if is_here(item)]
+    for item in mine:
+        item.add_marker(pytest.mark.e2e)
+    if lanes.NAME:
+        items[:] = [*(item for item in items if not is_here(item)), *lanes.arranged(mine)]
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> lanes.Scheduler:
+    return lanes.Scheduler(config, log)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: Any) -> None:
+    """What starts lanes has read this file: the tests were named by their path."""
+    node.workerinput["knows_lanes"] = True
+
+
+def is_here(item: pytest.Item) -> bool:
+    return Path(__file__).parent in item.path.parents
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(
+    item: pytest.Item, nextitem: pytest.Item | None
+) -> Generator[None, object, object]:
+    """Outside of what a test's own timeout covers: a lane that wants to be alone waits."""
+    if not is_here(item):
+        return (yield)
+    with _turn.during(item, nextitem if nextitem and is_here(nextitem) else None):
+        return (yield)
 
 
 @pytest.fixture(scope="session")
-def live() -> Iterator[cluster.Cluster]:
+def live(request: pytest.FixtureRequest) -> Iterator[cluster.Cluster]:
     """The cluster of scripts/cluster: these tests reach into its nodes and volumes."""
+    if lanes.NAME and "knows_lanes" not in getattr(request.config, "workerinput", {}):
+        pytest.fail("several processes want these tests by their path: pytest -n 3 tests/e2e")
     if cluster.foreign_kubeconfig():
         pytest.skip("KUBECONFIG is set: fault injection needs the cluster of scripts/cluster")
     with setup.prepared() as connected:
@@ -42,15 +75,15 @@ def live() -> Iterator[cluster.Cluster]:
 @pytest.fixture(scope="session")
 def here(live: cluster.Cluster) -> place.Place:
     """The release's namespace, the chart installed."""
-    live.apply(namespace(setup.NAMESPACE), namespace(STRICT, restricted=True), namespace="default")
+    live.apply(namespace(NAMESPACE), namespace(STRICT, restricted=True), namespace="default")
     # A tainted node or a late one that an interrupted run left would change what follows.
     live.kubectl("taint", "nodes", "--all", "chrek.test/no-agent-", check=False)
     values = {
         "storage.pvc.size": json.dumps("20Gi"),
-        "dynamo-operator.watchNamespaces": json.dumps([setup.NAMESPACE, STRICT]),
+        "dynamo-operator.watchNamespaces": json.dumps([NAMESPACE, STRICT]),
     }
-    setup.install(live, values=values)
-    found = place.Place(live, setup.NAMESPACE, values)
+    setup.install(live, namespace=NAMESPACE, values=values)
+    found = place.Place(live, NAMESPACE, values)
     found.clean()
     # What no DynamoCheckpoint names any more, so that tests find only what they made.
     for left in found.volume().iterdir():
@@ -124,9 +157,9 @@ def pytest_runtest_makereport(
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A failure shows what agents, operator and workers said."""
     report = yield
-    if report.failed and _live and Path(__file__).parent in item.path.parents:
+    if report.failed and _live and is_here(item):
         try:
-            text = diagnosis.report(_live[0])
+            text = diagnosis.report(_live[0], NAMESPACE)
         except errors.ShowError as err:
             text = str(err)
         report.sections.append(("the cluster", text))

@@ -274,3 +274,22 @@ def assert_cold(live: cluster.Cluster, pod: Object, reasons: set[str]) -> str:
         timeout=20,
     )
     return sorted(found)[0]
+
+
+def serves_cold(
+    here: Place, wanted: tiny.Object, reasons: set[str], *, timeout: float = 60
+) -> None:
+    """The pod gets Ready, has started cold with one of the reasons, and has a fresh memory."""
+    with here.pod(wanted, timeout=timeout) as pod:
+        reason = assert_cold(here.live, pod, reasons)
+        assert tiny.STARTS in pods.logs(here.live, pod)
+        assert pods.state(here.live, pod, count=True).counter == 1
+        # The agent writes the condition, so there is none when there was no agent.
+        if not reason.startswith("Agent"):
+            fact = pods.reported(here.live, pod)
+            assert fact["status"] == "False", fact
+            cluster.wait_until(
+                lambda: reason in {event["reason"] for event in pods.events(here.live, pod)},
+                lambda: f"an Event {reason}: {pods.events(here.live, pod)}",
+                timeout=20,
+            )

@@ -62,6 +62,16 @@ class ApiServer:
         control_plane.start_api(self._where, self._records)
         control_plane.wait_for_api(self._where, self._records)
 
+    def restart_clients(self) -> None:
+        """Those of the control plane: what they were refused at first, they ask for a minute later.
+
+        An API server that has just started forbids everything for a moment.
+        """
+        names = (control_plane.CONTROLLER_MANAGER, control_plane.SCHEDULER)
+        found = [self._records.load(name) for name in names]
+        self._records.stop([process for process in found if process is not None])
+        control_plane.start_companions(self._where, self._records)
+
 
 @contextlib.contextmanager
 def kept_away() -> Iterator[ApiServer]:
@@ -77,6 +87,7 @@ def kept_away() -> Iterator[ApiServer]:
 def well_again(here: place.Place) -> Iterator[None]:
     """What comes after these tests finds a cluster that works."""
     yield
+    ApiServer().restart_clients()
     here.live.apply(CANARY, namespace=here.namespace)
     try:
         here.live.kubectl(

@@ -1,6 +1,8 @@
-"""Every workload of tests/conformance: captured on one node, restored on the other, compared.
+"""Workloads of tests/conformance: captured on one node, restored on the other, compared.
 
-Several are under way at once; each test waits for its own.
+In CI those for which a cluster is not the same as tests/conformance/test_sandbox.py, where every
+other one is captured, restored and compared as here; all with `scripts/test --all`. Several are
+under way at once; each test waits for its own.
 """
 
 from __future__ import annotations
@@ -24,6 +26,25 @@ AT_ONCE = 6
 MEMORY = {"medium": "Memory"}
 SOURCE, TARGET = "n1", "n2"
 MADE_SECONDS, READY_SECONDS = 120, 120
+IN_CI = {
+    # The container runtime's credentials, filters, limits and priorities.
+    "cred_child_without_rights", "cred_limits_raised", "cred_priority", "cred_seccomp_threads",
+    "cred_user",
+    # Its file systems: layers of the image, what it masks, what it mounts.
+    "fd_deleted", "fd_locks", "fd_pty", "fd_special", "files_opaque", "files_root", "files_shm",
+    "ipc_posix_queue", "ipc_shared_memory", "memory_memfd", "memory_shm_file",
+    # Its limits of memory and its score for when there is none.
+    "memory_locked", "memory_private", "proc_oom",
+    # The pod's network and address, which the new pod does not have.
+    "net_device", "net_inside", "net_netlink", "net_outside", "net_outside_half_closed",
+    "net_own_address", "net_reconnecting", "unix_connected", "unix_rights",
+    # PIDs of a pod.
+    "proc_tree", "proc_zombie", "signal_pending",
+    # Clocks of a node that is ahead; in the sandbox it is behind.
+    "time_absolute", "time_clocks", "time_event_loop", "time_new_processes", "time_sleeps",
+    "time_timerfd_clocks", "time_timers",
+}  # fmt: skip
+"""Besides those that need a pod."""
 
 Object = dict[str, Any]
 
@@ -208,7 +229,17 @@ def of_this(item: pytest.Item) -> bool:
     return item.path.name == "test_conformance.py" and hasattr(item, "callspec")
 
 
-@pytest.mark.parametrize("name", workload.names())
+def cases() -> Iterator[Any]:
+    for name in workload.names():
+        both = name not in IN_CI and not workload.load(name).options.pod_only
+        yield pytest.param(name, marks=[pytest.mark.heavy] if both else [])
+
+
+def test_those_of_ci_are_there() -> None:
+    assert set(workload.names()) >= IN_CI
+
+
+@pytest.mark.parametrize("name", list(cases()))
 @pytest.mark.timeout(900)
 def test_it_comes_back_on_the_other_node(runs: Runs, name: str) -> None:
     one = workload.load(name)

@@ -9,31 +9,12 @@ import threading
 import pytest
 
 from e2e import fault, node, place, tiny
-from showcase import cluster, pods
-
-
-def serves_cold(
-    here: place.Place, wanted: tiny.Object, reasons: set[str], *, timeout: float = 60
-) -> None:
-    """The pod gets Ready, has started cold with one of the reasons, and has a fresh memory."""
-    with here.pod(wanted, timeout=timeout) as pod:
-        reason = place.assert_cold(here.live, pod, reasons)
-        assert tiny.STARTS in pods.logs(here.live, pod)
-        assert pods.state(here.live, pod, count=True).counter == 1
-        # The agent writes the condition, so there is none when there was no agent.
-        if not reason.startswith("Agent"):
-            fact = pods.reported(here.live, pod)
-            assert fact["status"] == "False", fact
-            cluster.wait_until(
-                lambda: reason in {event["reason"] for event in pods.events(here.live, pod)},
-                lambda: f"an Event {reason}: {pods.events(here.live, pod)}",
-                timeout=20,
-            )
+from showcase import pods
 
 
 def test_there_is_no_such_checkpoint(here: place.Place) -> None:
     worker = tiny.Worker("tiny/unknown")
-    serves_cold(here, worker.pod("unknown"), {"CheckpointNotFound"})
+    place.serves_cold(here, worker.pod("unknown"), {"CheckpointNotFound"})
 
 
 def test_the_checkpoint_is_not_ready(here: place.Place) -> None:
@@ -42,37 +23,37 @@ def test_the_checkpoint_is_not_ready(here: place.Place) -> None:
     here.wait_phase(worker.hash, "Creating")
     pod = worker.pod("not-ready")
     pod["spec"]["containers"][0]["readinessProbe"]["httpGet"]["port"] = 8001
-    serves_cold(here, pod, {"CheckpointNotReady"})
+    place.serves_cold(here, pod, {"CheckpointNotReady"})
     here.live.kubectl("delete", "dckpt", worker.hash, f"--namespace={here.namespace}")
 
 
 def test_one_byte_of_memory_was_flipped(here: place.Place, fragile: tiny.Worker) -> None:
     pages = fault.largest_pages(here.artifact(fragile.hash))
     with fault.flipped_byte(pages, pages.stat().st_size // 2):
-        serves_cold(here, fragile.pod("flipped-memory"), {"ArtifactCorrupt"})
+        place.serves_cold(here, fragile.pod("flipped-memory"), {"ArtifactCorrupt"})
 
 
 @pytest.mark.heavy
 def test_one_byte_of_an_image_was_flipped(here: place.Place, fragile: tiny.Worker) -> None:
     core = next(here.artifact(fragile.hash).glob("criu/core-*.img"))
     with fault.flipped_byte(core, core.stat().st_size // 2):
-        serves_cold(here, fragile.pod("flipped-image"), {"ArtifactCorrupt"})
+        place.serves_cold(here, fragile.pod("flipped-image"), {"ArtifactCorrupt"})
 
 
 def test_the_page_file_is_missing(here: place.Place, fragile: tiny.Worker) -> None:
     with fault.missing(fault.largest_pages(here.artifact(fragile.hash))):
-        serves_cold(here, fragile.pod("missing-pages"), {"ArtifactMissing"})
+        place.serves_cold(here, fragile.pod("missing-pages"), {"ArtifactMissing"})
 
 
 @pytest.mark.heavy
 def test_the_manifest_is_missing(here: place.Place, fragile: tiny.Worker) -> None:
     with fault.missing(here.artifact(fragile.hash) / "manifest.json"):
-        serves_cold(here, fragile.pod("missing-manifest"), {"ArtifactMissing"})
+        place.serves_cold(here, fragile.pod("missing-manifest"), {"ArtifactMissing"})
 
 
 def test_the_digest_in_status_differs(here: place.Place, fragile: tiny.Worker) -> None:
     with fault.digest_in_status(here, fragile.hash, "sha256:" + "0" * 64):
-        serves_cold(here, fragile.pod("other-digest"), {"DigestMismatch"})
+        place.serves_cold(here, fragile.pod("other-digest"), {"DigestMismatch"})
 
 
 @pytest.mark.parametrize("policy", ["Always", "Never"])
@@ -80,7 +61,7 @@ def test_criu_exits_non_zero(here: place.Place, counter: tiny.Worker, policy: st
     program = "/usr/lib/chrek/criu/criu"
     with fault.replaced_in_agent(here, "n1", program, "/bin/false"):
         wanted = counter.pod(f"criu-fails-{policy.lower()}", node="n1", restartPolicy=policy)
-        serves_cold(here, wanted, {"CriuFailed"})
+        place.serves_cold(here, wanted, {"CriuFailed"})
 
 
 def test_the_next_pod_is_warm_again(here: place.Place, counter: tiny.Worker) -> None:
@@ -94,7 +75,7 @@ def test_the_agent_is_stopped(here: place.Place, counter: tiny.Worker) -> None:
     pid = node.agent_pid(node.agent(here.live, here.namespace, "n1"))
     with node.stopped(pid):
         wanted = counter.pod("agent-stopped", node="n1")
-        serves_cold(here, wanted, {"AgentSilent", "AgentUnavailable"}, timeout=90)
+        place.serves_cold(here, wanted, {"AgentSilent", "AgentUnavailable"}, timeout=90)
 
 
 def test_the_agent_is_killed_during_the_restore(here: place.Place, heavy: tiny.Worker) -> None:
@@ -125,15 +106,9 @@ def test_the_agent_is_killed_during_the_restore(here: place.Place, heavy: tiny.W
         place.assert_warm(here.live, pod)
 
 
-def test_the_node_has_no_agent(here: place.Place, counter: tiny.Worker) -> None:
-    with fault.without_agent(here, "n2"):
-        wanted = counter.pod("no-agent", node="n2", tolerations=[fault.TOLERATION])
-        serves_cold(here, wanted, {"AgentUnavailable"}, timeout=90)
-
-
 def test_a_restricted_namespace_with_a_quota(strict: place.Place, counter: tiny.Worker) -> None:
     """Injection keeps a pod admissible; its namespace has no such checkpoint."""
-    serves_cold(strict, counter.pod("admitted"), {"CheckpointNotFound"})
+    place.serves_cold(strict, counter.pod("admitted"), {"CheckpointNotFound"})
 
 
 def test_a_checkpoint_works_in_a_restricted_namespace(strict: place.Place) -> None:
@@ -146,4 +121,4 @@ def test_a_checkpoint_works_in_a_restricted_namespace(strict: place.Place) -> No
 @pytest.mark.heavy
 def test_another_command_is_another_variant(here: place.Place, counter: tiny.Worker) -> None:
     other = tiny.Worker(counter.model, ballast=5)
-    serves_cold(here, other.pod("other-command"), {"NoMatchingVariant"})
+    place.serves_cold(here, other.pod("other-command"), {"NoMatchingVariant"})

@@ -21,7 +21,7 @@ def entry(worker: tiny.Worker, **spec: Any) -> dict[str, Any]:
 
 def install(here: place.Place, *entries: dict[str, Any]) -> None:
     listed = {"dynamo-operator.checkpoint.prewarm": json.dumps(entries)} if entries else {}
-    setup.install(here.live, values={**here.values, **listed})
+    setup.install(here.live, namespace=here.namespace, values={**here.values, **listed})
 
 
 def test_they_are_captured_before_anybody_asks(here: place.Place) -> None:

@@ -132,6 +132,6 @@ def test_a_namespace_with_checkpoints_can_be_deleted(here: place.Place) -> None:
 
 def test_installing_again_finds_the_checkpoints(here: place.Place) -> None:
     worker = tiny.Worker("tiny/counter")
-    setup.install(here.live, values={"storage.pvc.size": '"20Gi"'})
+    setup.install(here.live, namespace=here.namespace, values=here.values)
     with here.pod(worker.pod("warm-after-reinstall")) as pod:
         place.assert_warm(here.live, pod)

@@ -39,8 +39,9 @@ def beside(here: place.Place, request: pytest.FixtureRequest) -> Iterator[place.
         here.live.helm("uninstall", setup.RELEASE, f"--namespace={here.namespace}", "--wait")
     swap(here, CRDS)
     if request.param == "platform first":
-        setup.install(here.live, values=here.values)
-    restart_operator(here)
+        setup.install(here.live, namespace=here.namespace, values=here.values)
+    else:
+        restart_operator(here)
     yield here
     here.clean()
     swap(here, setup.CHART / "files" / "crds")
@@ -126,7 +127,7 @@ def test_a_checkpoint_that_the_platform_took_on_is_left_alone(beside: place.Plac
 
 
 def test_the_crds_stay_the_platforms(beside: place.Place) -> None:
-    setup.install(beside.live, values=beside.values)
+    setup.install(beside.live, namespace=beside.namespace, values=beside.values)
     for name in ("dynamocheckpoints.nvidia.com", "dynamographdeployments.nvidia.com"):
         crd = beside.live.get(f"/apis/apiextensions.k8s.io/v1/customresourcedefinitions/{name}")
         assert crd is not None
