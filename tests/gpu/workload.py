@@ -45,6 +45,10 @@ class Cuda:
     """Driver calls that raise; each says which device's context it needs."""
 
     def __init__(self):
+        # The driver's own listens in each process, under a name that has its PID in it.
+        self.socket = socket.socket(socket.AF_UNIX)
+        self.socket.bind(f"\0cuda-uvmfd-4026531836-{os.getpid()}")
+        self.socket.listen()
         self.library = ctypes.CDLL("libcuda.so.1")
         self.call("cuInit", 0)
 

@@ -122,10 +122,14 @@ async def test_a_worker_that_never_gets_ready(scene):
     assert scene.told() == [("unhealthy", "NeverReady", "u-1", "aaaa")]
 
 
-async def test_ready_for_a_moment_is_ready(scene):
+async def test_ready_for_a_moment_is_ready(scene, caplog):
+    caplog.set_level("INFO")
     scene.trial.begin(PROBED, RECORD)
-    scene.trial.changed(READY)
+    scene.trial.changed(msgspec.structs.replace(READY, trace="t-1"))
     scene.trial.changed(PROBED)
+    scene.trial.changed(READY)
+    (line,) = [found for found in caplog.records if found.getMessage() == "restored worker ready"]
+    assert (line.trace, line.uuid, line.pod) == ("t-1", "u-1", PROBED.name)
     await scene.over()
     assert scene.state is None
     assert scene.told() == []

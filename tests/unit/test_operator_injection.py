@@ -59,6 +59,14 @@ def test_a_pod_is_injected():
     assert made["spec"]["initContainers"][0]["image"] == "chrek-init:1"
 
 
+def test_a_start_can_be_followed_through_the_logs():
+    item = pod()
+    made = applied(item, decide(item, trace="uid-of-admission").patch)
+    assert made["metadata"]["annotations"]["nvidia.com/chrek-trace"] == "uid-of-admission"
+    untraced = applied(item, decide(item).patch)["metadata"]["annotations"]
+    assert "nvidia.com/chrek-trace" not in untraced
+
+
 @pytest.mark.parametrize("kind", ["s3", "oci"])
 def test_a_worker_learns_where_on_a_server_its_checkpoint_is(kind):
     item = pod()

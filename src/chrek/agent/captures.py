@@ -55,7 +55,7 @@ class Captures:
         pod = pod_of()
         if pod is None:
             return
-        logger = LOG.bind(pod=pod.name, namespace=pod.namespace, container=caller.container_id[:12])
+        logger = LOG.bind(**pod.log_fields, container=caller.container_id[:12])
         try:
             wanted = _verified(pod, checkpoints)
             await asyncio.to_thread(service.set_last_pid, caller.pidfd, names.FIRST_WORKER_PID)
@@ -97,7 +97,7 @@ class Captures:
         pod = pod_of()
         if pod is None:
             return
-        logger = LOG.bind(pod=pod.name, namespace=pod.namespace, container=caller.container_id[:12])
+        logger = LOG.bind(**pod.log_fields, container=caller.container_id[:12])
         try:
             if cold is not None and not await _begun(conn, caller, cold, logger):
                 return
@@ -157,9 +157,7 @@ class Captures:
                         hint="restart it, or capture a pod that started after the checkpoint "
                         "was made with captureSource worker",
                     )
-                    await self._capturing.failed(
-                        pod, err, LOG.bind(pod=pod.name, namespace=pod.namespace)
-                    )
+                    await self._capturing.failed(pod, err, LOG.bind(**pod.log_fields))
 
     async def _started(self, conn: connection.Connection, caller: peer.Peer) -> int:
         line = await conn.receive()

@@ -60,6 +60,14 @@ class Pod(msgspec.Struct, frozen=True, kw_only=True):
     secrets_acknowledged: bool = False
     probe_delay_seconds: int = 0
     """Until then the kubelet cannot have found the managed container ready."""
+    trace: str = ""
+    """UID of the admission that injected it."""
+
+    @property
+    def log_fields(self) -> dict[str, str]:
+        """What log lines name it by."""
+        fields = {"pod": self.name, "namespace": self.namespace}
+        return {**fields, "trace": self.trace} if self.trace else fields
 
 
 class Variant(msgspec.Struct, frozen=True):
@@ -151,6 +159,7 @@ def pod(item: Mapping[str, Any]) -> Pod | None:
         secret_variables=eligibility.secret_variables(container),
         secrets_acknowledged=eligibility.acknowledged(metadata),
         probe_delay_seconds=_probe_delay(container),
+        trace=annotations.get(names.ANNOTATION_TRACE, "")[:64],
     )
 
 

@@ -73,8 +73,11 @@ class Probation:
             self._watch(pod)
         self._pods[pod.uid] = pod
         self._changes[pod.uid].set()
-        if pod.ready and pod.container_id == record.container:
+        if pod.ready and pod.container_id == record.container and pod.uid not in self._ready:
             self._ready.add(pod.uid)
+            since = round(time.time() - record.at, 3)
+            logger = LOG.bind(**pod.log_fields, uuid=record.uuid)
+            logger.info("restored worker ready", seconds=since)
         if record.container in pod.exits:
             self._ended(pod, record)
 

@@ -123,7 +123,7 @@ class Starts:
         if pod is None:
             return
         begin = time.monotonic()
-        logger = LOG.bind(pod=pod.name, namespace=pod.namespace, container=caller.container_id[:12])
+        logger = LOG.bind(**pod.log_fields, container=caller.container_id[:12])
         checkpoints = checkpoints_of()
         try:
             plan = await self._decide(pod, caller, checkpoints)

@@ -113,6 +113,7 @@ def decide(
     services: Services = _no_services,
     settings: config.OperatorConfig,
     where: place.Place,
+    trace: str = "",
 ) -> Verdict:
     """Answer for one pod.
 
@@ -122,6 +123,7 @@ def decide(
         services: finds a service whose pods the platform makes, in the pod's namespace.
         settings: the operator's configuration.
         where: the artifacts of the pod's namespace.
+        trace: written onto a pod that is injected, for the logs of its start.
     """
     metadata, spec = pod.get("metadata") or {}, pod.get("spec") or {}
     annotations = metadata.get("annotations") or {}
@@ -160,7 +162,10 @@ def decide(
     marks = {names.LABEL_MANAGED: "true"}
     if digest:
         marks[names.LABEL_HASH] = digest
-    patch = _metadata(metadata, {**opted, names.ANNOTATION_CONTAINER: container["name"]}, marks)
+    wrote = {**opted, names.ANNOTATION_CONTAINER: container["name"]}
+    if trace:
+        wrote[names.ANNOTATION_TRACE] = trace
+    patch = _metadata(metadata, wrote, marks)
     if names.ANNOTATION_SKIPPED in annotations:
         # An earlier call refused the pod; another webhook has since changed it.
         patch.append({"op": "remove", "path": _pointer("annotations", names.ANNOTATION_SKIPPED)})

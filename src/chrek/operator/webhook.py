@@ -207,6 +207,7 @@ class Webhook:
             ),
             settings=self._settings,
             where=place.of(self._settings.storage, namespace=namespace, own=self._own),
+            trace=str(asked.get("uid", "")),
         )
         metrics.ADMISSIONS.labels(verdict.outcome).inc()
         if not verdict.patch:
@@ -218,6 +219,7 @@ class Webhook:
             pod=metadata.get("name") or metadata.get("generateName"),
             outcome=verdict.outcome,
             detail=verdict.message,
+            trace=asked.get("uid"),
         )
         answer: dict[str, Any] = {
             "patchType": "JSONPatch",
