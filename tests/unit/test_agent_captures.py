@@ -183,6 +183,12 @@ FAILURES = [
     (errors.CriuError("criu dump failed", log="the log"), 3, "CriuFailed"),
     (errors.StoreError("full"), 3, "StoreFailed"),
     (ValueError("a bug"), 1, "InternalError"),
+    (
+        errors.UnsupportedError("no room", reason="InsufficientHostMemory"),
+        *(1, "InsufficientHostMemory"),
+    ),
+    (errors.GpuError("late", reason="GpuLockTimeout"), 3, "GpuLockTimeout"),
+    (errors.GpuError("IPC", reason="GpuStateUnsupported"), 1, "GpuStateUnsupported"),
 ]
 
 

@@ -33,6 +33,18 @@ ATTEMPTS = 3
 RETRY_SECONDS = 5.0
 
 
+_FINAL = frozenset(
+    {
+        names.Reason.QUIESCE_FAILED,
+        names.Reason.INSUFFICIENT_HOST_MEMORY,
+        names.Reason.GPU_STATE_UNSUPPORTED,
+        names.Reason.GPU_DRIVER_TOO_OLD,
+        names.Reason.GPU_PARTITIONED,
+    }
+)
+"""Of captures: trying again in a few seconds would end the same way."""
+
+
 class GoneError(Exception):
     """The container or its pod ended; there is nobody left to answer."""
 
@@ -308,7 +320,7 @@ def reason_of(err: Exception) -> str:
 
 def _again(err: Exception, *, serving: bool) -> bool:
     """Whether a capture that failed is tried again; each time costs a serving pod a pause."""
-    if not isinstance(err, errors.ChrekError) or err.reason == names.Reason.QUIESCE_FAILED:
+    if not isinstance(err, errors.ChrekError) or err.reason in _FINAL:
         return False
     return not serving or err.retryable or err.reason == names.Reason.PROCESSES_OUTSIDE_TREE
 
