@@ -168,6 +168,15 @@ def test_restored_processes_get_their_memory_back(files):
     assert helper.mappings == [plan.uuids]
 
 
+def test_others_may_end_meanwhile(files, monkeypatch):
+    own, gone = os.getpid(), 4194301
+    monkeypatch.setattr(gpus.procfs, "in_pid_namespace", lambda pid: [gone, own])
+    helper = Helper([own])
+    helper.states[own] = words.State.CHECKPOINTED
+    of(helper).resume(gpus.Plan({own: 300}, None), own, LOG, {})
+    assert helper.states[own] == words.State.RUNNING
+
+
 def test_a_process_that_was_not_restored_is_missed():
     with pytest.raises(errors.GpuError, match="process 4194300 had used a GPU") as caught:
         of(Helper()).resume(gpus.Plan({4194300: 1}, None), os.getpid(), LOG, {})

@@ -153,7 +153,10 @@ class Gpus:
         Raises:
             GpuError: at least one of them cannot go on.
         """
-        inside = {procfs.status(pid).nspids[-1]: pid for pid in procfs.in_pid_namespace(init_pid)}
+        inside: dict[int, int] = {}
+        for pid in procfs.in_pid_namespace(init_pid):
+            with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+                inside[procfs.status(pid).nspids[-1]] = pid
         missing = [pid for pid in plan.sizes if pid not in inside]
         if missing:
             raise errors.GpuError(
