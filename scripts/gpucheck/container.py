@@ -9,20 +9,11 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-
 from chrek import procfs
-from gpucheck import kernel, starter, workload
+from chrek.standalone import place, starter
+from gpucheck import kernel, workload
 from showcase import errors, sandbox
 
-_KERNEL = frozenset(
-    {
-        *("proc", "sysfs", "devtmpfs", "devpts", "mqueue", "cgroup", "cgroup2", "debugfs", "bpf"),
-        *("tracefs", "securityfs", "pstore", "configfs", "fusectl", "hugetlbfs", "binfmt_misc"),
-        *("autofs", "rpc_pipefs", "nsfs", "selinuxfs", "efivarfs"),
-    }
-)
-"""File systems that a container has of its own, or does without."""
 _OWN = ("/proc", "/sys", "/dev")
 
 
@@ -47,22 +38,33 @@ class Place:
         self, directory: Path, minors: Sequence[int], *argv: str, hostname: str = "probe"
     ) -> starter.Wanted:
         """What a container is made of, in a folder of its own."""
+        shown = {*binds(self.folder), *map(str, self.seen), *self.folders}
+        fixed = {path for path in self.folders if path != "/tmp"}
         return starter.Wanted(
             directory=str(directory),
-            hostname=hostname,
-            lower=self.lower,
-            binds=sorted({*binds(self.folder), *map(str, self.seen), *self.folders}),
-            read_only=[path for path in self.folders if path != "/tmp"],
-            devices=device_files(self.devices, minors),
+            place=place.Place(
+                binds=[
+                    place.Bind(path=path, read_only=path in fixed, optional=True)
+                    for path in sorted(shown)
+                ],
+                memory=[place.SHARED_MEMORY],
+                devices=place.pseudo_devices(Path("/dev"))
+                | place.gpu_devices(self.devices, minors),
+            ),
+            own=["network", "cgroup"],
+            cwd="/",
             argv=list(argv),
             environment={**self.environment, "HOSTNAME": hostname},
+            stdio=[starter.OWN_NULL, 1, 2],
+            lower=self.lower,
+            hostname=hostname,
         )
 
 
 class Container(sandbox.Container):
     """One container; PID 1 is chrek-init."""
 
-    def __init__(self, place: Place, name: str, minors: Sequence[int], *init_argv: str) -> None:
+    def __init__(self, there: Place, name: str, minors: Sequence[int], *init_argv: str) -> None:
         """Start one.
 
         Args:
@@ -71,11 +73,12 @@ class Container(sandbox.Container):
         Raises:
             ShowError: it could not be made; the message says what the kernel refused.
         """
-        directory = place.folder / name
+        directory = there.folder / name
         program = ("/chrek/chrek-init", *init_argv)
-        wanted = place.wanted(directory, minors, *program, hostname=name)
+        wanted = there.wanted(directory, minors, *program, hostname=name)
         try:
-            self._launch(directory, argv(wanted), environment())
+            with starter.command(wanted) as (argv, memory):
+                self._launch(directory, argv, environment(), pass_fds=[memory])
         except AssertionError as err:
             raise errors.ShowError(str(err)) from err
 
@@ -100,36 +103,19 @@ class Container(sandbox.Container):
             return connection.makefile().readline().strip()
 
 
-def argv(wanted: starter.Wanted) -> list[str]:
-    """Command line of the program that makes a container."""
-    return [sys.executable, "-m", "gpucheck.starter", msgspec.json.encode(wanted).decode()]
-
-
 def environment() -> dict[str, str]:
     """This program's own, with which the same modules are found."""
     return {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
 
 
 @contextlib.contextmanager
-def running(place: Place, name: str, minors: Sequence[int], *init_argv: str) -> Iterator[Container]:
+def running(there: Place, name: str, minors: Sequence[int], *init_argv: str) -> Iterator[Container]:
     """A container that ends with the block."""
-    made = Container(place, name, minors, *init_argv)
+    made = Container(there, name, minors, *init_argv)
     try:
         yield made
     finally:
         made.stop()
-
-
-def device_files(folder: Path, minors: Sequence[int]) -> dict[str, str]:
-    """Name in a container -> file: of these GPUs, and those that all GPUs share."""
-    found: dict[str, str] = {}
-    for path in sorted(folder.glob("nvidia*")):
-        number = path.name.removeprefix("nvidia")
-        if path.is_dir():
-            found |= {f"{path.name}/{item.name}": str(item) for item in sorted(path.iterdir())}
-        elif not number.isdecimal() or int(number) in minors:
-            found[path.name] = str(path)
-    return found
 
 
 def binds(folder: Path) -> set[str]:
@@ -142,8 +128,8 @@ def binds(folder: Path) -> set[str]:
         mount.mount_point
         for mount in procfs.mounts(os.getpid())
         if mount.mount_point != "/"
-        and mount.fs_type not in _KERNEL
-        and not any(_below(mount.mount_point, own) for own in (*_OWN, str(folder)))
+        and mount.fs_type not in place.KERNEL
+        and not any(place.below(mount.mount_point, own) for own in (*_OWN, str(folder)))
     }
 
 
@@ -171,8 +157,4 @@ def skeleton(folder: Path) -> list[str]:
 def stacked() -> bool:
     """Whether the machine's own root file system is an overlay."""
     roots = [m for m in procfs.mounts(os.getpid()) if m.mount_point == "/"]
-    return bool(roots) and roots[-1].fs_type in ("overlay", "fuse.fuse-overlayfs", "aufs")
-
-
-def _below(path: str, folder: str) -> bool:
-    return path == folder or path.startswith(folder.rstrip("/") + "/")
+    return bool(roots) and roots[-1].fs_type in place.STACKED

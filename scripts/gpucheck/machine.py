@@ -15,6 +15,7 @@ from typing import Any
 from chrek import facts, procfs
 from chrek.criu import check
 from chrek.cuda import words
+from chrek.standalone import starter
 from gpucheck import container, kernel
 from showcase import machine
 
@@ -87,10 +88,11 @@ def container_made(place: container.Place) -> str:
         program = (sys.executable, "-c", "print('made')")
         wanted = place.wanted(Path(directory), (), *program)
         try:
-            done = subprocess.run(
-                container.argv(wanted), env=container.environment(), stdin=subprocess.DEVNULL,
-                capture_output=True, text=True, timeout=PROBE_SECONDS,
-            )  # fmt: skip
+            with starter.command(wanted) as (argv, memory):
+                done = subprocess.run(
+                    argv, env=container.environment(), pass_fds=[memory], stdin=subprocess.DEVNULL,
+                    capture_output=True, text=True, timeout=PROBE_SECONDS,
+                )  # fmt: skip
         except subprocess.TimeoutExpired:
             return f"it was not there after {PROBE_SECONDS} s"
     if done.returncode == 0 and done.stdout.strip() == "made":

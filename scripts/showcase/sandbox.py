@@ -110,7 +110,11 @@ class Container:
         )
 
     def _launch(
-        self, directory: pathlib.Path, argv: Sequence[str], environment: Mapping[str, str]
+        self,
+        directory: pathlib.Path,
+        argv: Sequence[str],
+        environment: Mapping[str, str],
+        pass_fds: Sequence[int] = (),
     ) -> None:
         """Run what makes the container, as its only child, and wait until chrek-init calls.
 
@@ -136,6 +140,7 @@ class Container:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env=environment,
+            pass_fds=pass_fds,
         )
         self.output = ""
         self._reader = threading.Thread(target=self._read, daemon=True)

@@ -13,6 +13,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
+from typing import NoReturn
 
 from chrek import errors
 
@@ -160,3 +161,15 @@ def start(
 def _not_started(argv: list[str], err: OSError) -> errors.ToolError:
     why = "not found" if isinstance(err, FileNotFoundError) else err.strerror
     return errors.ToolError(f"{argv[0]}: {why}", argv=argv, hint="it is part of the chrek image")
+
+
+def become(argv: Sequence[str], environment: Mapping[str, str]) -> NoReturn:
+    """Go on as another program.
+
+    Raises:
+        OSError: it cannot be run; its file name is the program's.
+    """
+    try:
+        os.execve(argv[0], [*argv], environment)  # noqa: S606 - argv lists only, never a shell
+    except OSError as err:
+        raise OSError(err.errno, err.strerror, argv[0]) from err

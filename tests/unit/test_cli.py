@@ -33,8 +33,9 @@ spec:
         identity: {model: meta-llama/Llama-3-8B, backendFramework: vllm, dtype: bfloat16}
 """
 COMMANDS = (
-    *("agent", "checkpoint", "copy", "diff", "doctor", "explain", "export"),
-    *("hash", "import", "list", "operator", "prune", "report", "retry", "show", "verify"),
+    *("agent", "checkpoint", "copy", "diff", "doctor", "dump", "explain", "export"),
+    *("hash", "import", "list", "operator", "prune", "report"),
+    *("restore", "retry", "run", "show", "verify"),
 )
 CONFIG = {
     "apiVersion": "chrek.nvidia.com/v1alpha1",

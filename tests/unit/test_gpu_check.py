@@ -19,6 +19,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
 
 from chrek import compatibility
 from chrek.cuda import words
+from chrek.standalone import place
 from gpucheck import (
     bundle,
     container,
@@ -173,10 +174,10 @@ def test_a_container_has_its_gpus_and_what_all_gpus_share(tmp_path):
         (tmp_path / name).touch()
     (tmp_path / "nvidia-caps").mkdir()
     (tmp_path / "nvidia-caps" / "nvidia-cap1").touch()
-    found = container.device_files(tmp_path, [1])
+    found = place.gpu_devices(tmp_path, [1])
     assert sorted(found) == ["nvidia-caps/nvidia-cap1", "nvidia-uvm", "nvidia1", "nvidiactl"]
     assert found["nvidia1"] == str(tmp_path / "nvidia1")
-    assert sorted(container.device_files(tmp_path, [0, 10]))[2:4] == ["nvidia0", "nvidia10"]
+    assert sorted(place.gpu_devices(tmp_path, [0, 10]))[2:4] == ["nvidia0", "nvidia10"]
 
 
 def test_mounts_of_the_kernel_and_our_own_are_not_bound():

@@ -49,8 +49,9 @@ def test_help_loads_no_command():
 @pytest.mark.parametrize(
     "name",
     [
-        *("agent", "checkpoint", "copy", "diff", "doctor", "explain", "export"),
-        *("hash", "import", "list", "operator", "prune", "report", "retry", "show", "verify"),
+        *("agent", "checkpoint", "copy", "diff", "doctor", "dump", "explain", "export"),
+        *("hash", "import", "list", "operator", "prune", "report"),
+        *("restore", "retry", "run", "show", "verify"),
     ],
 )
 def test_help_of_a_command_loads_nothing_heavy(name):

@@ -10,7 +10,7 @@ SOURCE = pathlib.Path(__file__).resolve().parents[2] / "src"
 
 LAYERS = [
     ["cli"],
-    ["agent", "operator", "hooks"],
+    ["agent", "operator", "hooks", "standalone"],
     ["checks"],
     ["checkpoint", "restore", "prune", "rekeying", "transfer"],
     ["storage", "gpustate"],

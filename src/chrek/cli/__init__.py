@@ -23,6 +23,7 @@ _COMMANDS = {
     "copy": "Copy checkpoints from one store into another.",
     "diff": "Say what differs between a pod and what checkpoints captured.",
     "doctor": "Check a cluster and the releases of chrek in it, and say what to do.",
+    "dump": "Capture a program that `chrek run` has started: its memory, files and GPU memory.",
     "explain": "Say why a pod started warm or cold, and what to do.",
     "export": "Write a checkpoint into a tar file.",
     "hash": "Print the identity hash of checkpoints and deployments in YAML files.",
@@ -31,7 +32,9 @@ _COMMANDS = {
     "operator": "Reconcile checkpoints and inject pods (runs in the Deployment).",
     "prune": "Delete artifacts that no pod is being restored from (runs in a Job).",
     "report": "Write one HTML file: checkpoints, who uses them, warm and cold starts, timelines.",
+    "restore": "Start a program of `chrek run` again from its newest checkpoint, or not at all.",
     "retry": "Have a checkpoint that failed, is suspect or was pruned made again.",
+    "run": "Run a program of this machine, restored from its checkpoint when it has one that fits.",
     "show": "Show one checkpoint in full: its artifacts, captures and users.",
     "verify": "Read artifacts of a store and compare every byte with the manifest.",
 }
