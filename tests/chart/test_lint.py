@@ -76,7 +76,7 @@ def test_generated_files_are_fresh():
 
 def test_generate_sees_a_stale_file(tmp_path):
     """The freshness test can fail."""
-    for name in ("charts", "schemas", "scripts", "src"):
+    for name in ("charts", "docs", "schemas", "scripts", "src"):
         subprocess.run(["cp", "-r", ROOT / name, tmp_path / name], check=True)
     (tmp_path / "charts/chrek/values.yaml").write_text("image: {}\n")
     (tmp_path / "charts/chrek/files/crds/stray.yaml").write_text("")
