@@ -61,8 +61,10 @@ def pytest_collectreport(report: pytest.CollectReport) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    # Children of tests (the chrek command, agents) must not leave caches in the tree.
-    os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
+    # Children of tests (the chrek command, agents) must not leave caches in the tree. Processes
+    # that share the tests may: without, each compiles every assertion again, at each run.
+    if not getattr(config.option, "numprocesses", None) or hasattr(config, "workerinput"):
+        os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
     # No deadline: a busy machine is no failure. In CI the examples are the same each time.
     hypothesis.settings.register_profile("chrek", deadline=None, derandomize=in_ci())
     hypothesis.settings.load_profile("chrek")
