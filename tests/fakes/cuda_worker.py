@@ -117,6 +117,16 @@ class Machine:
         return Worker(self.node, self.libraries, **options)
 
 
+def reap() -> None:
+    """Wait for the dead children that other tests of this process have left: nothing tells them
+    from a helper that has just died."""
+    for task in pathlib.Path("/proc/self/task").iterdir():
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            for pid in map(int, (task / "children").read_text().split()):
+                with contextlib.suppress(ChildProcessError):
+                    os.waitpid(pid, os.WNOHANG)
+
+
 def helpers(parent: int) -> list[int]:
     """PIDs of the helper processes that a process has started, also of the dying and the dead."""
     found = []

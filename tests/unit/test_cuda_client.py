@@ -15,6 +15,11 @@ from fakes import cuda_worker
 RUNNING, LOCKED, CHECKPOINTED, FAILED = words.State
 
 
+@pytest.fixture(autouse=True)
+def nobody_elses_dead():
+    cuda_worker.reap()
+
+
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     machine = cuda_worker.Machine(tmp_path / "node")

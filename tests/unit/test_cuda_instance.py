@@ -16,6 +16,11 @@ from chrek.cuda import instance, words
 from fakes import cuda_worker
 
 
+@pytest.fixture(autouse=True)
+def nobody_elses_dead():
+    cuda_worker.reap()
+
+
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
     machine = cuda_worker.Machine(tmp_path / "node")

@@ -11,9 +11,13 @@ from chrek.standalone import connections
 def test_connections_are_reset_and_their_ports_free() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     ready, told = os.pipe()
+    address = listener.getsockname()
     child = os.fork()
     if child == 0:
-        client = socket.create_connection(listener.getsockname())
+        # Other tests of this process may have connections of their own.
+        os.closerange(3, told)
+        os.closerange(told + 1, 4096)
+        client = socket.create_connection(address)
         os.write(told, b"x")
         client.recv(1)
         os._exit(0)
