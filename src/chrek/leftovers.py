@@ -13,6 +13,7 @@ import os
 import re
 import signal
 import socket
+from collections.abc import Callable
 
 from chrek import procfs, rootfd
 
@@ -34,7 +35,19 @@ def release_sockets(root_pid: int) -> int:
     Returns:
         How many there were.
     """
-    released = 0
+    return count_connections(root_pid, _release)
+
+
+def count_connections(root_pid: int, act: Callable[[socket.socket], bool]) -> int:
+    """Do something with each TCP socket of a tree; listening ones are among them.
+
+    Args:
+        act: what is done, and whether the socket counts; an OSError of it counts as no.
+
+    Returns:
+        How many counted.
+    """
+    count = 0
     for pid in procfs.tree(root_pid):
         with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
             pidfd = os.pidfd_open(pid)
@@ -42,21 +55,21 @@ def release_sockets(root_pid: int) -> int:
             for entry in os.scandir(f"/proc/{pid}/fd"):
                 with contextlib.suppress(OSError):
                     if os.readlink(entry.path).startswith("socket:"):
-                        released += _release(rootfd.descriptor(pidfd, int(entry.name)))
-    return released
+                        fd = rootfd.descriptor(pidfd, int(entry.name))
+                        with socket.socket(fileno=fd) as held:
+                            count += _is_tcp(held) and act(held)
+    return count
 
 
-def _release(fd: int) -> bool:
-    with socket.socket(fileno=fd) as held:
-        if held.type != socket.SOCK_STREAM or held.family not in (
-            socket.AF_INET,
-            socket.AF_INET6,
-        ):
-            return False
-        if held.getsockopt(socket.IPPROTO_TCP, _TCP_REPAIR) == 0:
-            return False
-        held.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 0)
-        return True
+def _is_tcp(held: socket.socket) -> bool:
+    return held.type == socket.SOCK_STREAM and held.family in (socket.AF_INET, socket.AF_INET6)
+
+
+def _release(held: socket.socket) -> bool:
+    if held.getsockopt(socket.IPPROTO_TCP, _TCP_REPAIR) == 0:
+        return False
+    held.setsockopt(socket.IPPROTO_TCP, _TCP_REPAIR, 0)
+    return True
 
 
 def remove_links(root_pid: int) -> int:

@@ -40,10 +40,10 @@ class NodeGpus:
         """Those of a pod's managed container; None where no driver can be used."""
         if not self.helper.available():
             return None
-        allocated = functools.partial(self._kubelet.devices, pod.namespace, pod.name, pod.container)
         return devices.Gpus(
             self.helper,
-            allocated=allocated,
+            # Asked in the thread that needs it, and only for a container with a GPU.
+            allocated=lambda: self._kubelet.devices(pod.namespace, pod.name, pod.container),
             lock_timeout_seconds=self._lock_timeout_seconds,
         )
 

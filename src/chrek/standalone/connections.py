@@ -7,12 +7,10 @@ reset keeps nothing. Source: tcp(7), socket(7), `tcp_repair` in the kernel's net
 
 from __future__ import annotations
 
-import contextlib
-import os
 import socket
 import struct
 
-from chrek import procfs, rootfd
+from chrek import leftovers
 
 _AT_ONCE = struct.pack("ii", 1, 0)
 """SO_LINGER: the end of the process resets the connection."""
@@ -24,22 +22,11 @@ def reset_at_end(root_pid: int) -> int:
     Returns:
         How many there are.
     """
-    count = 0
-    for pid in procfs.tree(root_pid):
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            pidfd = os.pidfd_open(pid)
-            stack.callback(os.close, pidfd)
-            for entry in os.scandir(f"/proc/{pid}/fd"):
-                with contextlib.suppress(OSError):
-                    if os.readlink(entry.path).startswith("socket:"):
-                        count += _reset_at_end(rootfd.descriptor(pidfd, int(entry.name)))
-    return count
+    return leftovers.count_connections(root_pid, _reset_at_end)
 
 
-def _reset_at_end(fd: int) -> bool:
-    with socket.socket(fileno=fd) as held:
-        tcp = held.type == socket.SOCK_STREAM and held.family in (socket.AF_INET, socket.AF_INET6)
-        if not tcp or held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-            return False
-        held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
-        return True
+def _reset_at_end(held: socket.socket) -> bool:
+    if held.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        return False
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _AT_ONCE)
+    return True
