@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 from chrek import cli, eligibility, identity, names
 from chrek.operator import adoption, podshape
+from fakes import crd_schemas
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
@@ -108,26 +109,6 @@ def table():
     return {linked: command for _, linked, command in rows}
 
 
-def strict(node):
-    """A CRD's schema that refuses what the API server would drop."""
-    if isinstance(node, list):
-        return [strict(part) for part in node]
-    if not isinstance(node, dict):
-        return node
-    made = {key: strict(part) for key, part in node.items()}
-    if isinstance(node.get("properties"), dict) and node.get("type") == "object":
-        unknown = node.get("x-kubernetes-preserve-unknown-fields", False)
-        made.setdefault("additionalProperties", unknown)
-    return made
-
-
-SCHEMAS = {}
-for _path in sorted((ROOT / "schemas").glob("*.crd.yaml")):
-    _crd = yaml.safe_load(_path.read_text())
-    _schema = _crd["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
-    SCHEMAS[_crd["spec"]["names"]["kind"]] = strict(_schema)
-
-
 def test_every_file_is_tested_and_in_the_table():
     found = {path.name for path in EXAMPLES.glob("*.yaml")}
     assert found == {f"{name}.yaml" for name in (*OBJECTS, *VALUES)}
@@ -145,7 +126,7 @@ def test_objects_fit_their_schemas(name):
             assert item["apiVersion"] == "apps/v1"
             continue
         assert item["apiVersion"] == names.API_VERSION
-        jsonschema.Draft7Validator(SCHEMAS[item["kind"]]).validate(item)
+        jsonschema.Draft7Validator(crd_schemas.STRICT[item["kind"]]).validate(item)
 
 
 @pytest.mark.parametrize("name", VALUES)
@@ -153,14 +134,16 @@ def test_values_fit_their_schemas(name):
     schema = json.loads((CHART / "values.schema.json").read_text())
     jsonschema.Draft7Validator(schema).validate(documents(name)[0])
     for spec in checkpoints(name):
-        jsonschema.Draft7Validator(SCHEMAS[names.CHECKPOINT_KIND]).validate({"spec": spec})
+        jsonschema.Draft7Validator(crd_schemas.STRICT[names.CHECKPOINT_KIND]).validate(
+            {"spec": spec}
+        )
 
 
 def test_a_field_that_is_not_there_is_found():
     item = of_kind("vllm", names.CHECKPOINT_KIND)[0]
     item["spec"]["job"]["backofLimit"] = 1
     with pytest.raises(jsonschema.ValidationError, match="backofLimit"):
-        jsonschema.Draft7Validator(SCHEMAS[names.CHECKPOINT_KIND]).validate(item)
+        jsonschema.Draft7Validator(crd_schemas.STRICT[names.CHECKPOINT_KIND]).validate(item)
 
 
 @pytest.mark.helm
