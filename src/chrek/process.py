@@ -19,6 +19,10 @@ from chrek import errors
 
 LIBEXEC = pathlib.Path(os.environ.get("CHREK_LIBEXEC", "/usr/lib/chrek"))
 """Where the image keeps chrek-enter, chrek-init and the CRIU bundle."""
+_WHERE = (
+    "chrek's image has it; elsewhere `scripts/build bundle` makes a directory with it, for the "
+    "variable CHREK_LIBEXEC"
+)
 
 
 def describe(returncode: int) -> str:
@@ -159,8 +163,14 @@ def start(
 
 
 def _not_started(argv: list[str], err: OSError) -> errors.ToolError:
-    why = "not found" if isinstance(err, FileNotFoundError) else err.strerror
-    return errors.ToolError(f"{argv[0]}: {why}", argv=argv, hint="it is part of the chrek image")
+    if isinstance(err, FileNotFoundError):
+        return absent(argv[0], argv)
+    return errors.ToolError(f"{argv[0]}: {err.strerror}", argv=argv, hint=_WHERE)
+
+
+def absent(path: str | os.PathLike[str], argv: list[str] | None = None) -> errors.ToolError:
+    """The error for a program or file of the image's that is not there."""
+    return errors.ToolError(f"{os.fspath(path)}: not found", argv=argv, hint=_WHERE)
 
 
 def become(argv: Sequence[str], environment: Mapping[str, str]) -> NoReturn:

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from chrek import errors, leftovers, names
+from chrek import errors, leftovers, names, process
 from chrek.standalone import choice, container, place, records, supervisor
 
 RUN = records.Run(
@@ -199,3 +199,14 @@ def test_a_tree_stands_still_while_it_is_cleared() -> None:
         while supervisor.procfs.status(child).state == "T":
             assert time.monotonic() < deadline
         os.killpg(root.pid, signal.SIGKILL)
+
+
+def test_without_its_programs_nothing_is_begun(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(process, "LIBEXEC", tmp_path / "libexec")
+    with pytest.raises(errors.ToolError, match="chrek-init: not found") as caught:
+        supervisor.start(RUN, tmp_path / "state", lambda _: None)
+    assert "scripts/build bundle" in (caught.value.hint or "")
+    assert not (tmp_path / "state").exists()

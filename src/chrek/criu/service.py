@@ -100,9 +100,7 @@ def _opened(path: pathlib.Path, flags: int) -> Iterator[int]:
     try:
         fd = os.open(path, flags | os.O_CLOEXEC)
     except FileNotFoundError as err:
-        raise errors.ToolError(
-            f"{path}: not found", hint="it is part of the chrek image (CHREK_LIBEXEC)"
-        ) from err
+        raise process.absent(path) from err
     try:
         yield fd
     finally:

@@ -254,6 +254,4 @@ def _renew(folder: pathlib.Path) -> None:
     try:
         shutil.copy(source, folder / "chrek" / names.INIT_CONTAINER)
     except FileNotFoundError as err:
-        raise errors.ToolError(
-            f"{source}: not found", hint="it is part of the chrek image (CHREK_LIBEXEC)"
-        ) from err
+        raise process.absent(source) from err

@@ -14,7 +14,7 @@ import types
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from chrek import context, errors, gpustate, leftovers, log, names, procfs, restore
+from chrek import context, errors, gpustate, leftovers, log, names, process, procfs, restore
 from chrek import store as stores
 from chrek.cuda import client
 from chrek.standalone import choice, container, kernel, place, records
@@ -295,6 +295,9 @@ def start(
         ChrekError: it could not be started.
     """
     records.check_root()
+    for part in ("chrek-init", "chrek-enter", "criu"):
+        if not (process.LIBEXEC / part).exists():
+            raise process.absent(process.LIBEXEC / part)
     try:
         return _start(run, state, say, only_warm=only_warm)
     except OSError as err:
