@@ -126,3 +126,27 @@ def test_every_field_of_an_identity_has_its_line():
 def test_every_phase_has_its_line():
     text = (DOCS / "guides" / "dynamo.md").read_text()
     assert {str(phase) for phase in names.Phase if f"| `{phase}` |" not in text} == set()
+
+
+NOT_OURS = {
+    *("ReadWriteMany", "ReadWriteOnce", "IfNotPresent", "ContainerCheckpoint", "MemAvailable"),
+    *("PreSync", "PostSync", "PreDelete", "PostDelete"),  # Argo CD
+    *("RequireAcknowledgement", "ChrekError"),
+}
+"""Words in capitals that are no Reason: of Kubernetes and others, of values, of the code."""
+
+
+def test_a_word_that_looks_like_a_reason_is_one():
+    alerts = (ROOT / "charts" / "chrek" / "files" / "alerts.yaml").read_text()
+    known = NOT_OURS | crd_schemas.STRICT.keys() | set(re.findall(r"- alert: (\w+)", alerts))
+    for words in (names.Reason, names.Phase, names.StartupPolicy, names.DeletionPolicy):
+        known |= {str(word) for word in words}
+    pattern = re.compile(r"`([A-Z][a-z]+(?:[A-Z][a-z0-9]*)+)(?=[`:])")
+    pages = [*PAGES, ROOT / "CONTRIBUTING.md", *(ROOT / "examples").rglob("*.md")]
+    unknown = {
+        (page.name, word)
+        for page in pages
+        for word in pattern.findall(page.read_text())
+        if word not in known
+    }
+    assert not unknown
