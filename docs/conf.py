@@ -13,7 +13,10 @@ author = "the chrek authors"
 copyright = author
 version = release = chrek.__version__
 
-extensions = ["myst_parser", "repository"]
+extensions = ["myst_parser", "repository", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+autodoc_typehints = "description"
+nitpick_ignore_regex = [("py:.*", r"(typing\.|collections\.|chrek\.worker\.)?[A-Za-z]+")]
+"""No address is asked for what Python's own types are; links between pages are all checked."""
 exclude_patterns = ["_ext", "_static", "bench"]
 myst_heading_anchors = 4
 highlight_language = "text"

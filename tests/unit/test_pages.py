@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 import yaml
 
-from chrek import eligibility, identity, names
+from chrek import eligibility, identity, names, worker
 from chrek.operator import adoption
 from fakes import crd_schemas
 
@@ -150,3 +150,9 @@ def test_a_word_that_looks_like_a_reason_is_one():
         if word not in known
     }
     assert not unknown
+
+
+def test_the_module_for_workers_is_described_whole():
+    text = (DOCS / "reference" / "worker.md").read_text()
+    described = re.findall(r"^\.\. auto(?:function|decorator|class):: (\w+)$", text, re.MULTILINE)
+    assert sorted(described) == sorted(worker.__all__)
