@@ -109,8 +109,8 @@ def test_a_block_of_the_guides_renders(helm, tmp_path, text):
     assert secret == {"secretName": storage[kind]["credentialsSecretRef"], "defaultMode": 0o400}
 
 
-@pytest.mark.parametrize("path", ["README.md", "charts/chrek/README.md"])
-def test_the_values_of_the_readmes_render(helm, tmp_path, path):
+@pytest.mark.parametrize("path", ["docs/guides/stores.md", "charts/chrek/README.md"])
+def test_the_values_of_the_pages_render(helm, tmp_path, path):
     """Those without a type are an addition to the block before."""
     blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / path).read_text(), re.DOTALL)
     files, seen = [], []
