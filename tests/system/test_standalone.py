@@ -165,6 +165,33 @@ def test_a_program_is_stopped_and_goes_on(site: Site) -> None:
     assert third.wait() == 128 + signal.SIGTERM
 
 
+def test_a_mount_of_the_machine_may_go_meanwhile(site: Site) -> None:
+    stick, models = site.files / "stick", site.files / "models"
+    for folder in (stick, models):
+        folder.mkdir()
+        subprocess.run(["mount", "--bind", folder, folder], check=True)
+    try:
+        (models / "weights").write_text("weights")
+        script = f"exec 3< {models}/weights; echo ready; while :; do sleep 0.1; done"
+        first = site.run(command=("/bin/sh", "-c", script))
+        first.wait_for("ready")
+        assert site.chrek("dump", NAME, "--stop").returncode == 0, first.output
+        assert first.wait() == 0
+        subprocess.run(["umount", stick], check=True)
+        again = site.run(command=("/bin/sh", "-c", script))
+        again.wait_for("chrek: Restored: ")
+        again.child.terminate()
+        again.wait()
+        subprocess.run(["umount", models], check=True)
+        third = site.run(command=("/bin/sh", "-c", script))
+        third.wait_for(f"cold start: MountsDiffer: mounts: nothing is mounted at {models}")
+        third.child.terminate()
+        third.wait()
+    finally:
+        for folder in (stick, models):
+            subprocess.run(["umount", "-q", folder], check=False)
+
+
 def test_the_artifact_is_one_of_the_store(site: Site) -> None:
     program = site.run()
     program.wait_for("server ready")

@@ -102,6 +102,27 @@ def test_what_differs_is_told_with_what_to_do(
     assert caught.value.hint == "to have it start warm again: chrek dump web"
 
 
+def test_a_mount_that_the_program_did_not_use_may_go() -> None:
+    def mounted(path: str, *, read_only: bool = True) -> compatibility.Mount:
+        return compatibility.Mount(path=path, kind="disk", readOnly=read_only)
+
+    captured = compatibility.Facts(
+        mounts=[
+            mounted("/", read_only=False),
+            mounted("/home"),
+            mounted("/media/stick"),
+            mounted("/models"),
+            compatibility.Mount(path="/run/shared", kind="memory", readOnly=True),
+            mounted("/scratch", read_only=False),
+        ],
+        volumeFiles=[compatibility.File(path="/models/weights", size=1)],
+    )
+    run = msgspec.structs.replace(RUN, cwd="/home/me")
+    kept = choice._needed(captured, run).mounts or []
+    assert [mount.path for mount in kept] == ["/", "/home", "/models", "/run/shared", "/scratch"]
+    assert choice._needed(compatibility.Facts(), run).mounts == []
+
+
 def test_a_container_that_is_gone(run: records.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     put(run)
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import pathlib
 
+import msgspec
+
 from chrek import compatibility, errors, facts, gpustate, manifest, names
 from chrek import store as stores
 from chrek.cuda import client
 from chrek.cuda import gpus as devices
-from chrek.standalone import records
+from chrek.standalone import place, records
 
 DRIVER = "driver"
 """Below the folder of a program: links to the driver's libraries."""
@@ -77,9 +79,26 @@ def compare(
         raise errors.PeerError(f"the facts of container process {init_pid}: {err}") from err
     gpustate.check(described, init_pid, present)
     try:
-        compatibility.compare(described.source, here)
+        compatibility.compare(_needed(described.source, run), here)
     except errors.CompatibilityError as err:
         # What else there is to do in a cluster does not help here.
         err.hint = f"to have it start warm again: chrek dump {run.name}"
         raise
     gpustate.plan(described, init_pid, present)
+
+
+def _needed(captured: compatibility.Facts, run: records.Run) -> compatibility.Facts:
+    """What was captured, without mounts of the machine that the program had nothing in.
+
+    A container sees all that a machine has mounted, and disks, images and other containers' file
+    systems come and go. Of those in memory it is not known what a program has open.
+    """
+    used = [run.cwd, *run.volumes, *(file.path for file in captured.volumeFiles or ())]
+    kept = [
+        mount
+        for mount in captured.mounts or ()
+        if not mount.readOnly
+        or mount.kind != "disk"
+        or any(place.below(path, mount.path) for path in used)
+    ]
+    return msgspec.structs.replace(captured, mounts=kept)
