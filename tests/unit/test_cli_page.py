@@ -15,7 +15,7 @@ BENCH = pathlib.Path(__file__).resolve().parents[2] / "docs" / "bench"
 NOW = datetime.datetime(2026, 1, 29, 12, tzinfo=datetime.UTC)
 EVIL = "<script>alert('\"&')</script>"
 VOID = ("meta", "br")
-SECTIONS = ["checkpoints", "sizes", "starts", "reasons", "restores", "captures"]
+SECTIONS = ["checkpoints", "starts", "reasons", "restores", "captures", "sizes"]
 STEPS = {"queued": 0.1, "stage": 0.06, "criu": 0.95, "gpu_restore": 0.4}
 
 
@@ -111,7 +111,9 @@ def test_it_loads_and_runs_nothing():
     for tag in ("script", "link", "img", "iframe", "object", "embed", "base", "use", "image"):
         assert tag not in found.tags
     names = {name for _, name, _ in found.attributes}
-    assert not names & {"src", "href", "xlink:href", "srcset", "action", "style"}
+    assert not names & {"src", "xlink:href", "srcset", "action", "style"}
+    links = [value for _, name, value in found.attributes if name == "href"]
+    assert links == [f"#{section}" for section in (*SECTIONS, "bench")]
     assert not [name for name in names if name.startswith("on")]
     assert not re.search(r"https?://|url\(|@import", text)
     policies = [value for _, name, value in found.attributes if name == "content"]
@@ -145,7 +147,7 @@ def test_texts_of_the_cluster_are_escaped():
     assert sum(EVIL in words for words in found.texts) >= 10
 
 
-@pytest.mark.parametrize("char", ["\x00", "\x1b", "\x85", "\ud800", "\uffff"])
+@pytest.mark.parametrize("char", ["\x00", "\x1b", "\x85", "\u202e", "\u2066", "\ud800", "\uffff"])
 def test_what_no_page_may_hold_is_replaced(char):
     text = page_html.escape(f"a{char}b")
     assert text == "a\ufffdb"
@@ -166,6 +168,14 @@ def test_an_empty_namespace_says_what_to_do(namespace):
     assert f"chrek checkpoint deployment/NAME{option} --model MODEL --backend vllm" in found.texts
     assert f"chrek doctor{option}" in found.texts
     assert "No start was cold." in found.texts
+    assert "nav" not in found.tags
+
+
+def test_where_pods_may_not_be_listed_nothing_is_claimed():
+    texts = checked(page.render(report([warm.checkpoint()], pods_known=False))).texts
+    assert "Pods may not be listed, so nothing is known of starts." in texts
+    assert "No cold start is known." in texts
+    assert "No start was cold." not in texts
 
 
 def test_one_that_no_operator_has_noticed():
@@ -182,6 +192,20 @@ def test_a_thousand():
     found = checked(text)
     assert found.tags.count("tr") > 1000
     assert any(words.startswith("And 1,975 smaller artifacts") for words in found.texts)
+
+
+def test_what_is_not_ready_comes_first():
+    items = [warm.checkpoint(name, phase) for name, phase in (("a", "Ready"), ("b", "Failed"))]
+    found = checked(page.render(report(items)))
+    assert found.texts.index("b") < found.texts.index("a")
+    assert "2 checkpoints, those that are not Ready first, then by name" in found.texts
+    assert "1 checkpoint, by name" in checked(page.render(report(items[:1]))).texts
+
+
+@pytest.mark.parametrize(("number", "tall"), [(page.MOST_ROWS, 0), (page.MOST_ROWS + 1, 1)])
+def test_a_long_table_scrolls(number, tall):
+    found = checked(page.render(report(*many(number))))
+    assert found.attributes.count(("div", "class", "scroll tall")) == tall
 
 
 def test_only_a_few_users_are_named():
@@ -306,8 +330,38 @@ def test_bars_and_their_limits():
     bars = [page_charts.Bar("a", 1, "1"), page_charts.Bar("b" * 99, 0, "0", limit=2.0)]
     found = checked(page_charts.bars("x", "Bars", bars))
     assert found.tags.count("line") == 1
-    assert f"{'b' * 39}" in "".join(found.texts)
+    assert "bbbbbbbb…bbb" in "".join(found.texts)
     checked(page_charts.bars("x", "No bars", []))
+
+
+@pytest.mark.parametrize("letter", "iaWé")
+@pytest.mark.parametrize("room", [0.0, 20.0, 280.0])
+def test_names_are_cut_where_they_are_alike(letter, room):
+    name = f"a{letter * 60}-0007"
+    found = page_charts.cut(name, room)
+    assert page_charts.width(found) <= max(room, page_charts.width("…"))
+    if room > 200:
+        start, _, end = found.partition("…")
+        assert name.startswith(start)
+        assert end.endswith("-0007")
+    assert page_charts.cut(name, 10**4) == name
+
+
+def test_lists_are_cut_between_their_parts():
+    text = "together 9 s: criu 5.00 s, stage 3.00 s, fetch 1.00 s"
+    assert page_charts.some(text, 10**4) == text
+    assert page_charts.some(text, page_charts.width(text) - 1) == (
+        "together 9 s: criu 5.00 s, stage 3.00 s, …"
+    )
+    assert page_charts.width(page_charts.some("W" * 99, 90)) <= 90
+
+
+@pytest.mark.parametrize("number", [1, 7, 25, page_data.MOST_DAYS])
+def test_the_newest_column_is_named(number):
+    items = [page_charts.Column(f"2026-01-{n:02}", warm=1) for n in range(number)]
+    found = checked(page_charts.columns("x", "Starts", items))
+    labels = [words for words in found.texts if words.startswith("2026") and ":" not in words]
+    assert labels[-1] == items[-1].label
 
 
 def test_every_benchmark_of_ours_is_drawn():
@@ -340,6 +394,19 @@ def test_limits_of_benchmarks():
     texts = checked(page_bench.plots([document])).texts
     assert "3 s of 2 s, aim missed" in texts
     assert "1 % of 4 %, aim met" in texts
+
+
+def test_a_benchmark_of_a_workload_says_which_and_where():
+    document = {
+        "what": "bench",
+        "file": "x.json",
+        "workload": "deployment/llm",
+        "machine": {"date": "2026-11-29", "nodes": [{"name": "n1"}, "?"]},
+        "medians": {"cold_ready_seconds": 30.0, "warm_ready_seconds": 1.5, "speed_up_ready": 20.0},
+    }
+    texts = checked(page_bench.plots([document])).texts
+    assert "x.json, deployment/llm, 2026-11-29, node n1" in texts
+    assert "Also: speed up ready 20." in texts
 
 
 def test_a_benchmark_without_figures(tmp_path):

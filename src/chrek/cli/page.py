@@ -10,6 +10,8 @@ from chrek.cli import checkpoints, page_bench, page_charts, page_data, printing,
 from chrek.cli.page_html import Part, Safe, document, join, prose, table, tag
 
 MOST_BARS = 25
+MOST_ROWS = 25
+"""A longer table scrolls in a box of its own, so that what comes after it is found."""
 MOST_TIMELINES = 10
 MOST_USERS = 3
 _WORDS = {"Ready": "good", "Failed": "bad"}
@@ -19,21 +21,26 @@ def render(report: page_data.Report, benches: Sequence[page_bench.Object] = ()) 
     """The HTML of the whole page."""
     where = f"namespace {report.namespace}" if report.namespace else "all namespaces"
     title = f"chrek report: {where}"
-    parts = [
-        tag("header", tag("h1", title), _facts(report.facts), _tiles(report)),
-        tag(
-            "main",
-            *(tag("p", f"Not shown: {note}", class_="note") for note in report.notes),
-            _section("checkpoints", "Checkpoints", _checkpoints(report)),
-            _section("sizes", "Sizes", _sizes(report)),
-            _section("starts", "Starts, warm and cold", _starts(report)),
-            _section("reasons", "Why starts were cold", _reasons(report)),
-            _section("restores", "Newest restores", _restores(report)),
-            _section("captures", "Newest captures", _captures(report)),
-            *([_section("bench", "Benchmarks", page_bench.plots([*benches]))] if benches else []),
-        ),
+    sections = [
+        ("checkpoints", "Checkpoints", _checkpoints(report)),
+        ("starts", "Starts, warm and cold", _starts(report)),
+        ("reasons", "Why starts were cold", _reasons(report)),
+        ("restores", "Newest restores", _restores(report)),
+        ("captures", "Newest captures", _captures(report)),
+        ("sizes", "Sizes", _sizes(report)),
     ]
-    return document(title, *parts)
+    if benches:
+        sections.append(("bench", "Benchmarks", page_bench.plots([*benches])))
+    links = [tag("a", name, href=f"#{ident}") for ident, name, _ in sections]
+    # An empty page fits a screen.
+    filled = report.rows or report.starts or benches
+    notes = (tag("p", f"Not shown: {note}", class_="note") for note in report.notes)
+    return document(
+        title,
+        tag("header", tag("h1", title), _facts(report.facts), *notes, _tiles(report)),
+        *([tag("nav", *links, aria_label="Sections")] if filled else []),
+        tag("main", *(_section(*one) for one in sections)),
+    )
 
 
 def _section(ident: str, title: str, body: Safe) -> Safe:
@@ -66,10 +73,10 @@ def _tiles(report: page_data.Report) -> Safe:
         ("Stored", quantity.human(stored), _many(len(report.artifacts), "artifact")),
         (
             "Warm starts",
-            f"{warm} of {every}",
+            f"{warm:,} of {every:,}",
             f"{100 * warm / every:.0f} %" if every else "none yet",
         ),
-        ("Cold starts", str(cold), _many(every - warm - cold, "failed restore")),
+        ("Cold starts", f"{cold:,}", _many(every - warm - cold, "failed restore")),
     ]
     told = [
         tag("div", tag("dt", name), tag("dd", value, tag("small", more)))
@@ -90,15 +97,18 @@ def _checkpoints(report: page_data.Report) -> Safe:
     if not report.rows:
         return _nothing(report)
     everywhere = not report.namespace
-    header = ["Name", "Model", "Phase", "Variants", "Size", "Age", "Last used", "Used by"]
-    rows = [_row(row, report.now) for row in report.rows]
+    header = ["Name", "Phase", "Model", "Variants", "Size", "Age", "Last used", "Used by"]
+    found = sorted(report.rows, key=lambda row: row.phase == "Ready")
+    rows = [_row(row, report.now) for row in found]
     if everywhere:
         header.insert(1, "Namespace")
-        for cells, row in zip(rows, report.rows, strict=True):
+        for cells, row in zip(rows, found, strict=True):
             cells.insert(1, row.namespace)
     size = header.index("Size")
-    caption = f"{_many(len(rows), 'checkpoint')}, by name"
-    return table(caption, header, rows, numbers=(size, size + 1))
+    first = "" if found[0].phase == "Ready" else "those that are not Ready first, then "
+    caption = f"{_many(len(rows), 'checkpoint')}, {first}by name"
+    tall = len(rows) > MOST_ROWS
+    return table(caption, header, rows, numbers=(size, size + 1), tall=tall)
 
 
 def _row(row: records.Checkpoint, now: datetime.datetime) -> list[Part]:
@@ -106,12 +116,12 @@ def _row(row: records.Checkpoint, now: datetime.datetime) -> list[Part]:
     why: list[Part] = [tag("span", row.phase or "not noticed yet", class_=f"word {kind}")]
     if row.phase != "Ready" and (row.reason or row.message):
         words = ": ".join(text for text in (row.reason, row.message) if text)
-        why += [tag("br"), tag("span", words, class_="muted")]
+        why.append(tag("span", words, class_="why muted"))
     backend = [tag("br"), tag("span", row.backend, class_="muted")] if row.backend else []
     return [
         row.name,
-        join([row.model or checkpoints.NONE, *backend]),
         join(why),
+        join([row.model or checkpoints.NONE, *backend]),
         checkpoints.count(row),
         checkpoints.size(row),
         printing.age(row.created_at, now),
@@ -221,7 +231,7 @@ def _starts(report: page_data.Report) -> Safe:
 def _reasons(report: page_data.Report) -> Safe:
     found = page_data.colds(report.starts)
     if not found:
-        return tag("p", "No start was cold.")
+        return tag("p", "No start was cold." if report.pods_known else "No cold start is known.")
     rows: list[list[Part]] = []
     for one in found:
         newest, advice = one.starts[0], reasons.advice(one.reason)

@@ -12,8 +12,9 @@ from chrek.cli.page_html import Safe, tag
 WIDTH = 960
 _LABEL = 290
 """Columns for the names of bars."""
-_LETTER = 6.9
-"""How wide a letter is taken to be."""
+_NARROW, _WIDE = "fijlrt.,:;|!'()[]/- ", "mwMW@%"
+"""Letters of about half and one and a half times the common width."""
+_BOLD = 1.15
 _COLOURS = ("s0", "s1", "s2", "s3", "s4", "s5")
 
 
@@ -59,10 +60,39 @@ class Row:
     steps: Mapping[str, float]
 
 
-def cut(text: str, width: float) -> str:
-    """As much of a text as has room."""
-    most = max(4, int(width / _LETTER))
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+def width(text: str) -> float:
+    """How wide a text is at most, in the widest of the fonts that browsers come with."""
+    return sum(map(_wide, text))
+
+
+def _wide(letter: str) -> float:
+    if letter in _NARROW:
+        return 5.4
+    if letter in _WIDE or not letter.isascii():
+        return 13.2
+    return 10.4 if letter.isupper() else 8.3
+
+
+def cut(text: str, room: float) -> str:
+    """As much of a text as has room: its start and, as names differ there, its end."""
+    if width(text) <= room:
+        return text
+    head, tail, left = 0, len(text), room - _wide("…")
+    while head < tail:
+        at_start = head <= len(text) - tail
+        left -= _wide(text[head] if at_start else text[tail - 1])
+        if left < 0:
+            break
+        head, tail = (head + 1, tail) if at_start else (head, tail - 1)
+    return f"{text[:head]}…{text[tail:]}"
+
+
+def some(text: str, room: float) -> str:
+    """As many parts of a list as have room, each whole."""
+    shown = text
+    while width(shown) > room and ", " in shown:
+        shown = shown.removesuffix(", …").rpartition(", ")[0] + ", …"
+    return cut(shown, room) if width(shown) > room else shown
 
 
 def _picture(ident: str, title: str, height: float, *parts: Safe) -> Safe:
@@ -82,8 +112,8 @@ def _picture(ident: str, title: str, height: float, *parts: Safe) -> Safe:
 def bars(ident: str, title: str, items: Sequence[Bar]) -> Safe:
     """Horizontal bars on one scale; limits are marks."""
     top = max((max(one.value, one.limit or 0) for one in items), default=0)
-    most = max(map(len, (one.told for one in items)), default=0)
-    room = max(200.0, WIDTH - _LABEL - most * _LETTER - 14)
+    told = [cut(one.told, 400) for one in items]
+    room = WIDTH - _LABEL - max(map(width, told), default=0.0) - 8
     drawn = []
     for place, one in enumerate(items):
         y = place * 24
@@ -101,7 +131,7 @@ def bars(ident: str, title: str, items: Sequence[Bar]) -> Safe:
                     if mark is None
                     else [_line(_LABEL + mark, y + 2, _LABEL + mark, y + 23, "limit")]
                 ),
-                tag("text", one.told, x=_LABEL + max(end, mark or 0) + 7, y=y + 17),
+                tag("text", told[place], x=_LABEL + max(end, mark or 0) + 7, y=y + 17),
             )
         )
     return _picture(ident, title, len(items) * 24 + 6, *drawn)
@@ -117,16 +147,18 @@ def columns(ident: str, title: str, items: Sequence[Column]) -> Safe:
     most = max((one.total for one in items), default=0) or 1
     step = nice(most / 4, whole=True)
     top = step * math.ceil(most / step)
+    half = max((width(one.label) for one in items), default=0.0) / 2
     slot = (WIDTH - left) / max(1, len(items))
+    # The newest column has its label, for which there is room on the right.
+    slot = (WIDTH - left - max(0.0, half - slot / 2)) / max(1, len(items))
     wide = min(48.0, max(1.5, slot * 0.72))
     drawn = []
     for number in range(round(top / step) + 1):
         y = 14 + height * (1 - number * step / top)
-        drawn.append(_line(left, y, WIDTH, y, "grid"))
+        drawn.append(_line(left, y, left + slot * len(items), y, "grid"))
         told = f"{number * step:.0f}"
         drawn.append(tag("text", told, x=left - 8, y=y + 4, text_anchor="end", class_="muted"))
-    room = max(map(len, (one.label for one in items)), default=1) * _LETTER + 16
-    every = max(1, math.ceil(room / slot))
+    every = max(1, math.ceil((2 * half + 16) / slot))
     for place, one in enumerate(items):
         x, base = left + slot * (place + 0.5), 14.0 + height
         parts = [
@@ -138,7 +170,7 @@ def columns(ident: str, title: str, items: Sequence[Column]) -> Safe:
             if count:
                 box = {"x": x - wide / 2, "y": base, "width": wide, "height": tall}
                 parts.append(tag("rect", **box, class_=f"{kind} seg"))
-        if place % every == 0:
+        if (len(items) - 1 - place) % every == 0 and x >= half:
             below = {"x": x, "y": height + 34, "text_anchor": "middle", "class_": "muted"}
             parts.append(tag("text", one.label, **below))
         drawn.append(tag("g", *parts))
@@ -180,7 +212,7 @@ def steps(ident: str, title: str, rows: Sequence[Row]) -> Safe:
     """Each row's steps end to end, in their order, on a scale of seconds."""
     known = colours(rows)
     longest = max((timeline.total(row.steps) for row in rows), default=0) or 1.0
-    tick = nice(longest / 6)
+    tick = nice(longest / 8)
     # Room is left for the last tick's own text.
     scale = (WIDTH - 30) / longest
     bottom, drawn = len(rows) * 62, []
@@ -193,8 +225,8 @@ def steps(ident: str, title: str, rows: Sequence[Row]) -> Safe:
         y, x = place * 62, 0.0
         total = timeline.total(row.steps)
         parts = [
-            tag("text", cut(row.label, 520), x=4, y=y + 14, class_="strong"),
-            tag("text", cut(row.told, 400), x=WIDTH - 4, y=y + 14, text_anchor="end"),
+            tag("text", cut(row.label, 530 / _BOLD), x=4, y=y + 14, class_="strong"),
+            tag("text", cut(row.told, 410), x=WIDTH - 4, y=y + 14, text_anchor="end"),
         ]
         for name, seconds in timeline.ordered(row.steps).items():
             wide = max(0.6, seconds * scale)
@@ -203,6 +235,6 @@ def steps(ident: str, title: str, rows: Sequence[Row]) -> Safe:
             parts.append(tag("rect", drawn_title, **box, class_=f"{known[name]} seg"))
             x += seconds * scale
         words = f"together {total:.2f} s: {timeline.sentence(row.steps)}"
-        parts.append(tag("text", cut(words, WIDTH), x=4, y=y + 51, class_="muted"))
+        parts.append(tag("text", some(words, WIDTH - 8), x=4, y=y + 51, class_="muted"))
         drawn.append(tag("g", *parts))
     return tag("div", legend(known), _picture(ident, title, bottom + 24, *drawn))

@@ -14,7 +14,7 @@ import click
 
 import chrek
 from chrek import cli, errors, names
-from chrek.cli import reading
+from chrek.cli import completing, reading
 
 if TYPE_CHECKING:
     from chrek.cli import page_data
@@ -31,6 +31,7 @@ _AGENT_FIELDS = {
     "-o",
     "--output",
     metavar="FILE",
+    shell_complete=completing.files,
     default="chrek-report.html",
     show_default=True,
     help="Where the page is written; - is standard output.",
