@@ -1,7 +1,7 @@
 """Where everything lies: one folder for builds that last, and in it the cluster's own state.
 
 $CHREK_CACHE/
-├── bin/            what the Go modules build, with one stamp per group of tools
+├── bin/            what the Go modules build, and Prometheus, with one stamp per group of tools
 ├── helm-plugins/   helm-unittest, as Helm finds plugins
 ├── go/             Go's module and build caches
 ├── apt/            Debian packages, so that the second root file system needs no download

@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from chart import live as lives
+from chart.promtool import Promtool
 
 CHART = pathlib.Path(__file__).resolve().parents[2] / "charts" / "chrek"
 POLICY_API = "admissionregistration.k8s.io/v1/ValidatingAdmissionPolicy"
@@ -61,6 +62,12 @@ def helm4(cache):
 @pytest.fixture(scope="session")
 def tool_path(cache):
     return functools.partial(tool, cache=cache)
+
+
+@pytest.fixture
+def promtool(cache, tmp_path):
+    found = shutil.which("promtool", path=f"{cache / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    return Promtool(found or pytest.skip("no promtool: run scripts/test"), tmp_path)
 
 
 @pytest.fixture(scope="session")

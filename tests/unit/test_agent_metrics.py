@@ -134,3 +134,10 @@ async def test_the_queue():
     leave.set()
     await asyncio.gather(first, second)
     assert told() == [[0, 0], [0, 0]]
+
+
+def test_a_scrape_has_no_series_of_when_another_began():
+    metrics.requested("GET", "/api/v1/pods", 0.02)
+    text = prometheus_client.generate_latest().decode()
+    assert "chrek_api_request_seconds_bucket" in text
+    assert "_created" not in text

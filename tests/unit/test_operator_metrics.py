@@ -1,5 +1,6 @@
 """What the operator counts."""
 
+import prometheus_client
 import pytest
 
 from chrek.operator import metrics
@@ -102,3 +103,10 @@ def test_the_checkpoints_that_there_are():
     assert told("oldest_artifact_timestamp_seconds", namespace="b") is None
     metrics.listed([])
     assert told("suspect_checkpoints", namespace="a") is None
+
+
+def test_a_scrape_has_no_series_of_when_another_began():
+    metrics.requested("GET", "/api/v1/namespaces/ns/pods/p", 0.3)
+    text = prometheus_client.generate_latest(metrics.REGISTRY).decode()
+    assert "chrek_operator_api_request_seconds_bucket" in text
+    assert "_created" not in text

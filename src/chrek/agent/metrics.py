@@ -9,6 +9,9 @@ import prometheus_client as prometheus
 from chrek import names
 from chrek.kube import verbs
 
+# Of each counter and histogram a further series that nobody asks for.
+prometheus.disable_created_metrics()
+
 STARTS = prometheus.Counter(
     "chrek_starts_total", "Container starts by outcome and Reason.", ["outcome", "reason"]
 )

@@ -11,6 +11,9 @@ from chrek import names
 from chrek.kube import verbs
 from chrek.operator import conditions
 
+# Of each counter and histogram a further series that nobody asks for.
+prometheus_client.disable_created_metrics()
+
 REGISTRY = prometheus_client.CollectorRegistry()
 
 LEADING = prometheus_client.Gauge(
