@@ -1,4 +1,7 @@
-"""What hooks ask the API server is what the chart's roles allow at that moment, and no more."""
+"""What hooks ask the API server is what the chart's roles allow at that moment, and no more.
+
+What people's commands ask is what the chart's README says, and what their roles allow.
+"""
 
 import json
 import pathlib
@@ -7,12 +10,14 @@ import certifi
 import msgspec
 import pytest
 import yaml
+from click import testing
 
-from chart import rendered
+from chart import people, rendered
+from chrek import cli, errors
 from chrek.checks import settings
 from chrek.hooks import crds, post_install, pre_upgrade, program
 from fakes import agents as fake_agents
-from fakes import api_server, release
+from fakes import api_server, release, warm
 
 pytestmark = [
     pytest.mark.helm,
@@ -172,3 +177,94 @@ def test_hooks_have_no_right_that_none_of_them_uses(documents, tmp_path, monkeyp
             for verb in rule["verbs"]:
                 single = {**rule, "verbs": [verb]}
                 assert any(allows(namespace, single, one) for one in used), (event, single)
+
+
+CHECKPOINT = ["checkpoint", "deployment/llm", "--model=m", "--backend=vllm"]
+COMMANDS = {
+    "list": ["list"],
+    "show": ["show", "llama"],
+    "diff CHECKPOINT": ["diff", "llama", "llama"],
+    "diff POD": ["diff", "llm-1", "llama"],
+    "diff deployment/NAME": ["diff", "deployment/llm", "llama"],
+    "explain POD": ["explain", "llm-1"],
+    "explain deployment/NAME": ["explain", "deployment/llm"],
+    "report": ["report", "--output=-"],
+    "retry": ["retry", "broken"],
+    "retry --wait": ["retry", "broken", "--wait", "--timeout=0"],
+    "checkpoint": [*CHECKPOINT, "--name=new"],
+    "checkpoint --dry-run": [*CHECKPOINT, "--dry-run"],
+    "checkpoint --wait": [*CHECKPOINT, "--name=new", "--wait", "--timeout=0"],
+    "checkpoint --opt-in": [*CHECKPOINT, "--name=new", "--opt-in"],
+}
+"""As the README calls it -> how it is called here."""
+APART = {"bench", "doctor", "import"}
+"""Of these the README says more in words."""
+SILENT = {
+    *("agent", "completion", "copy", "dump", "export", "hash", "operator", "prune", "restore"),
+    *("run", "verify"),
+}
+"""They ask with accounts of their own, or nobody."""
+
+
+def person(api, folder):
+    """A cluster with something for each command to do, and how a person finds it."""
+    failed = {"variant": "a", "phase": "Failed", "reason": "CriuFailed", "message": "no"}
+    broken = warm.checkpoint("broken", phase="Failed", captures=[failed])
+    # Nobody says how it started, so its log is read; and a graph made it.
+    pod = warm.pod("llm-1", labels={"nvidia.com/dynamo-graph-deployment-name": "graph"})
+    warm.cluster(api, warm.checkpoint("llama"), broken, pods=[pod])
+    api.add(warm.DEPLOYMENTS, warm.deployment("llm"))
+    api.add(warm.GRAPHS, {}, name="graph")
+    return {"KUBECONFIG": str(api.kubeconfig(folder, "team"))}
+
+
+def invoke(words, folder, refused=()):
+    """What a command asks, and whether it came to its end; `refused` are (method, path)."""
+    with api_server.ApiServer() as api:
+        environ = person(api, folder)
+        for method, path in refused:
+            api.refuse(method, path, status=403, message="no")
+        there = set(api.objects)
+        result = testing.CliRunner().invoke(cli.main, words, env=environ)
+        known = (0, errors.ApiError.exit_code, errors.CheckpointError.exit_code)
+        assert result.exit_code in known, result.output
+        questions = [
+            (f"{verb} {resource}", (method, path))
+            for method, path, query, body in api.requests
+            for *_, resource, _, verb in asked([(method, path, query, body)], there | {path})
+        ]
+        return questions, result
+
+
+def derived(words, folder):
+    """The rights without which a command fails, and those without which it says less."""
+    needed, more = set(), set()
+    for right, where in dict(invoke(words, folder)[0]).items():
+        result = invoke(words, folder, [where])[1]
+        failed = result.exit_code == errors.ApiError.exit_code
+        assert not failed or "you may not" in result.stderr
+        (needed if failed else more).add(right)
+    return needed, more
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_readme_says_what_a_command_asks(name, tmp_path):
+    row = people.table()[name]
+    assert (row.needs, row.more) == derived(COMMANDS[name], tmp_path)
+
+
+def test_the_readme_speaks_of_every_command():
+    assert people.table().keys() == COMMANDS.keys()
+    told = {name.partition(" ")[0] for name in COMMANDS}
+    assert told | APART | SILENT == set(cli._COMMANDS)
+    text = people.section()
+    assert all(f"`chrek {name}" in text for name in APART)
+
+
+def test_roles_for_people_never_write_a_status_or_read_secrets(documents):
+    roles = [d for d in rendered.of_kind(documents, "ClusterRole") if people.aggregated(d)]
+    assert len(roles) == 2
+    for rule in (rule for role in roles for rule in role["rules"]):
+        assert rule["apiGroups"] == ["nvidia.com"]
+        writes = {*rule["verbs"]} - {"get", "list", "watch"}
+        assert not writes or not any("/" in resource for resource in rule["resources"])

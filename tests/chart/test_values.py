@@ -226,7 +226,9 @@ def test_the_schema_is_small_enough_for_a_release():
 
 
 def test_what_the_page_says_of_metrics_renders(helm, tmp_path):
-    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "guides" / "operations.md").read_text(), re.DOTALL)
+    blocks = re.findall(
+        r"```yaml\n(.*?)```", (ROOT / "docs" / "guides" / "operations.md").read_text(), re.DOTALL
+    )
     (text,) = [block for block in blocks if "podMonitor" in block]
     file = tmp_path / "values.yaml"
     file.write_text(text)
