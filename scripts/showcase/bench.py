@@ -28,13 +28,14 @@ def main(description: str | None) -> int:
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     what = parser.add_subparsers(
-        dest="what", required=True, metavar="{start,operator,restore,store,install}"
+        dest="what", required=True, metavar="{start,operator,restore,store,install,cli}"
     )
     _start_arguments(what.add_parser("start", help="cold and warm starts of the example"))
     _operator_arguments(what.add_parser("operator", help="the operator with many objects"))
     _restore_arguments(what.add_parser("restore", help="captures and restores beside stock CRIU"))
     _store_arguments(what.add_parser("store", help="artifacts to and from an S3 server"))
     _install_arguments(what.add_parser("install", help="helm's commands and the chart's hooks"))
+    _cli_arguments(what.add_parser("cli", help="commands of chrek with many checkpoints"))
     options = parser.parse_args()
     run: Callable[[argparse.Namespace], Object] = options.run
     for number in SIGNALS:
@@ -178,6 +179,25 @@ def _install_arguments(parser: argparse.ArgumentParser) -> None:
 def _install(options: argparse.Namespace) -> Object:
     with setup.prepared() as live:
         return installation.measure(live, repeat=options.repeat)
+
+
+def _cli_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--checkpoints", type=int, default=1000, help="DynamoCheckpoints, and pods")
+    parser.add_argument("--repeat", type=int, default=5, help="runs of each command")
+    parser.add_argument("--output", type=Path, default=FOLDER / "cli.json")
+    parser.set_defaults(run=_cli, headline="figures")
+
+
+def _cli(options: argparse.Namespace) -> Object:
+    if options.checkpoints < 10:
+        raise errors.ShowError(
+            f"--checkpoints {options.checkpoints} is too few", hint="commands ask for the eighth"
+        )
+    _go_on_with_packages()
+    from showcase import commandline, machine
+
+    figures = commandline.measure(options.checkpoints, options.repeat)
+    return {"what": "cli", "machine": machine.facts(None), **figures}
 
 
 def _go_on_with_packages() -> None:

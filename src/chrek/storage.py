@@ -106,6 +106,7 @@ class Storage:
         *,
         transfer_seconds: float,
         on_transfer: Callable[[str, int, float], None] = lambda *_: None,
+        on_bytes: Callable[[str, int], None] = lambda *_: None,
     ) -> None:
         """Prepare; nothing is read yet.
 
@@ -113,6 +114,8 @@ class Storage:
             own_namespace: the release's.
             transfer_seconds: the longest time for an upload to a server or a download.
             on_transfer: told of each: `up` or `down`, bytes, seconds.
+            on_bytes: told meanwhile, on any thread: `up` or `down`, how many bytes more of the
+                artifact, as its manifest counts them. What is begun again is told again.
 
         Raises:
             ConfigError: a URI cannot be used.
@@ -125,7 +128,10 @@ class Storage:
             from chrek.remote import opening
 
             self._remote = opening.Remote(
-                settings, transfer_seconds=transfer_seconds, on_transfer=on_transfer
+                settings,
+                transfer_seconds=transfer_seconds,
+                on_transfer=on_transfer,
+                on_bytes=on_bytes,
             )
 
     def of(self, namespace: str) -> AnyStore:

@@ -37,6 +37,26 @@ Chunks = Callable[[manifest.File], Iterator[bytes]]
 """A file's contents, in pieces as the manifest has digests of."""
 
 
+class Watch:
+    """Who is told how an artifact gets on; this one makes nothing of it."""
+
+    def begins(self, total: int) -> None:
+        """It is there, of so many bytes, and is not at its target yet."""
+
+    def moved(self, step: str, count: int) -> None:
+        """So many bytes more, on any thread.
+
+        Args:
+            step: `files`; or `down` from a server before that and `up` to one after it, which
+                `storage.Storage` tells of.
+        """
+
+
+NOBODY = Watch()
+FILES = "files"
+"""The step in which an artifact's files are read and compared, and written."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Moved:
     """An artifact that is where it should be."""
@@ -83,7 +103,13 @@ def select(store: storage.AnyStore, wanted: stores.ArtifactPath) -> list[stores.
     return found
 
 
-def copy(source: storage.AnyStore, target: storage.AnyStore, path: stores.ArtifactPath) -> Moved:
+def copy(
+    source: storage.AnyStore,
+    target: storage.AnyStore,
+    path: stores.ArtifactPath,
+    *,
+    watch: Watch = NOBODY,
+) -> Moved:
     """Copy an artifact from one store into another.
 
     Raises:
@@ -94,19 +120,26 @@ def copy(source: storage.AnyStore, target: storage.AnyStore, path: stores.Artifa
     described = artifact.manifest
     if _is_there(target, path, digest):
         return Moved(path, digest, described.bytes, already=True)
+    watch.begins(described.bytes)
     with source.fetched(artifact) as there:
-        _receive(target, described, artifact.text, lambda file: _read(there.path, file))
+        _receive(target, described, artifact.text, lambda file: _read(there.path, file), watch)
     return Moved(path, digest, described.bytes)
 
 
 def export_to(
-    out: tarball.Output, source: storage.AnyStore, path: stores.ArtifactPath, *, compressed: bool
+    out: tarball.Output,
+    source: storage.AnyStore,
+    path: stores.ArtifactPath,
+    *,
+    compressed: bool,
+    watch: Watch = NOBODY,
 ) -> Moved:
     """Write an artifact as a tar.
 
     Args:
         out: takes the tar; what it has got when this fails is refused by `import_from`.
         compressed: whether zstd is put around it.
+        watch: told how it gets on.
 
     Raises:
         ArtifactError: it is missing, damaged or hostile. StoreError: the store failed.
@@ -114,17 +147,25 @@ def export_to(
     """
     artifact, digest = _opened(source, path)
     described = artifact.manifest
+    watch.begins(described.bytes)
     with source.fetched(artifact) as there:
         tar = tarball.Writer(out, compressed=compressed)
         tar.add(manifest.NAME, len(artifact.text), [artifact.text])
         for file in described.files:
-            tar.add(file.name, file.size, _verified(file, _read(there.path, file)))
+            chunks = _verified(file, _read(there.path, file))
+            tar.add(file.name, file.size, _watched(chunks, watch))
         tar.close()
     return Moved(path, digest, described.bytes)
 
 
 def import_from(
-    stream: tarball.Input, target: storage.AnyStore, *, where: str, digest: str = "", of: str = ""
+    stream: tarball.Input,
+    target: storage.AnyStore,
+    *,
+    where: str,
+    digest: str = "",
+    of: str = "",
+    watch: Watch = NOBODY,
 ) -> Moved:
     """Take an artifact out of a tar, which may be hostile, into a store.
 
@@ -133,6 +174,7 @@ def import_from(
         where: its name, for messages.
         digest: what its manifest must have; empty when nobody knows.
         of: identity hash that it must have; empty for any.
+        watch: told how it gets on.
 
     Raises:
         ArtifactError: it is no such tar, or damaged, or the store has another artifact of its name.
@@ -157,7 +199,8 @@ def import_from(
         )
     if _is_there(target, path, found):
         return Moved(path, found, described.bytes, already=True)
-    _receive(target, described, text, tar.chunks, at_end=tar.end)
+    watch.begins(described.bytes)
+    _receive(target, described, text, tar.chunks, watch, at_end=tar.end)
     return Moved(path, found, described.bytes)
 
 
@@ -221,6 +264,7 @@ def _receive(
     described: manifest.Manifest,
     text: bytes,
     chunks: Chunks,
+    watch: Watch,
     *,
     at_end: Callable[[], None] = lambda: None,
 ) -> None:
@@ -228,7 +272,7 @@ def _receive(
     target.make_room(described.bytes)
     with _staged(target, described) as stage:
         for file in described.files:
-            _write(stage, file, _verified(file, chunks(file)))
+            _write(stage, file, _watched(_verified(file, chunks(file)), watch))
         at_end()
         stores.sync(stage.images)
         target.commit_text(stage, text)
@@ -311,6 +355,13 @@ def _verified(file: manifest.File, chunks: Iterator[bytes]) -> Iterator[bytes]:
                 hint=_DAMAGED,
             )
         yield data
+
+
+def _watched(chunks: Iterator[bytes], watch: Watch) -> Iterator[bytes]:
+    """The same chunks; each is told of when the next one is asked for."""
+    for data in chunks:
+        yield data
+        watch.moved(FILES, len(data))
 
 
 def _read(directory: pathlib.Path, file: manifest.File) -> Iterator[bytes]:

@@ -116,6 +116,8 @@ CONTAINERS: dict[str, tuple[str, ...]] = {
 @pytest.mark.parametrize("before", CONTAINERS.values(), ids=list(CONTAINERS))
 def test_privileges_are_those_of_a_child(enter: pathlib.Path, before: tuple[str, ...]) -> None:
     with target(*before) as pid:
+        # The shell caught signals.
+        container.eventually(lambda: container.comm(pid) == "sleep", "the shell executes sleep")
         code, out, err = run(enter, pid, "cat", "/proc/self/status")
         assert (code, err) == (0, "")
         found = dict(line.split(":\t", 1) for line in out.splitlines() if ":\t" in line)

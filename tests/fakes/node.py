@@ -50,6 +50,8 @@ class Node:
         self.cache = cache.Cache(path, size_bytes)
         self.known = remote.Known()
         self.transfers: list[tuple[str, int, float]] = []
+        self.told: list[tuple[str, int]] = []
+        """How many bytes more, of what comes and goes."""
 
     def store(self, namespace: str = "") -> remote.Store:
         return remote.Store(
@@ -57,6 +59,7 @@ class Node:
             transfer_seconds=30,
             known=self.known,
             on_transfer=lambda *told: self.transfers.append(told),
+            on_bytes=lambda *told: self.told.append(told),
         )
 
     def __enter__(self) -> Node:

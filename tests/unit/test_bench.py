@@ -9,10 +9,24 @@ import sys
 import tarfile
 
 import pytest
+from click import testing
+
+from chrek import cli
+from chrek.cli import page_bench
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "scripts"))
 
-from showcase import concurrency, errors, figures, installation, rootfs, scrape, second, usage
+from showcase import (
+    commandline,
+    concurrency,
+    errors,
+    figures,
+    installation,
+    rootfs,
+    scrape,
+    second,
+    usage,
+)
 
 BEFORE = """
 # TYPE chrek_requests counter
@@ -277,3 +291,28 @@ def test_hooks_are_seen_while_they_are_there():
     assert list(watch.hooks()) == ["pre-install", "post-install"]
     assert all(0 < seconds < 5 for seconds in watch.hooks().values())
     assert 0 <= watch.agents_ready_seconds < 5
+
+
+def test_commands_are_judged_without_their_imports():
+    runs = {
+        "list": {"all": [1.5, 1.2, 9.0], "imports": [0.6, 0.6, 8.5]},
+        "show": {"all": [2.0], "imports": [0.5]},
+    }
+    found = commandline.headline(runs, 1000)
+    assert found["checkpoints"] == 1000
+    assert (found["list_all_seconds"], found["list_imports_seconds"]) == (1.5, 0.6)
+    assert (found["list_seconds"], found["list_seconds_kept"]) == (0.6, True)
+    assert (found["show_seconds"], found["show_seconds_kept"]) == (1.5, False)
+    drawn = page_bench.figures({"what": "cli", "figures": found})
+    assert [one.label for one in drawn if one.limit == 1.0] == ["list", "show"]
+
+
+def test_commands_find_what_they_ask_for(tmp_path, monkeypatch):
+    """Those that are measured, on the same objects."""
+    with commandline._serving(commandline.objects(10)) as url:
+        (tmp_path / "config").write_text(json.dumps(commandline._kubeconfig(url)))
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "config"))
+        for words in commandline.COMMANDS.values():
+            result = testing.CliRunner().invoke(cli.main, words)
+            assert result.exit_code == 0, result.output
+            assert "note: " not in result.stderr

@@ -5,12 +5,14 @@ import json
 import subprocess
 import sys
 
+import jsonschema
 import pytest
 import yaml
 from click import testing
 
 import chrek
 from chrek import cli, errors
+from chrek.cli import records
 
 CHECKPOINT = """
 apiVersion: nvidia.com/v1alpha1
@@ -33,7 +35,8 @@ spec:
         identity: {model: meta-llama/Llama-3-8B, backendFramework: vllm, dtype: bfloat16}
 """
 COMMANDS = (
-    *("agent", "checkpoint", "copy", "diff", "doctor", "dump", "explain", "export"),
+    *("agent", "bench", "checkpoint", "completion", "copy", "diff", "doctor", "dump", "explain"),
+    "export",
     *("hash", "import", "list", "operator", "prune", "report"),
     *("restore", "retry", "run", "show", "verify"),
 )
@@ -77,6 +80,26 @@ def test_hash_of_a_checkpoint(run):
 def test_hashes_of_several_objects_and_files(run):
     result = run("hash", "a", "b", a=GRAPH + "---" + OTHER, b=CHECKPOINT)
     assert result.stdout == "5941a4cb3c363457  my-llm/VllmWorker\n96429b2725761a09  warm\n"
+
+
+def test_hashes_as_data(run):
+    result = run("hash", "a", "b", "-ojson", a=GRAPH, b=CHECKPOINT)
+    document = json.loads(result.stdout)
+    jsonschema.validate(document, records.schema("hash"))
+    first, second = document["identities"]
+    assert (first["hash"], first["name"]) == ("5941a4cb3c363457", "my-llm/VllmWorker")
+    assert second["file"].endswith("/b.yaml")
+    digest = hashlib.sha256(second["canonical"].encode()).hexdigest()
+    assert digest.startswith(second["hash"])
+    assert yaml.safe_load(run("hash", "a", "b", "-oyaml", a=GRAPH, b=CHECKPOINT).stdout) == document
+    assert run("hash", "-oname", "a", a=CHECKPOINT).stdout == "96429b2725761a09\n"
+    assert run("hash", "-ojson", "--canonical", "a", a=CHECKPOINT).exit_code == 2
+
+
+def test_data_beside_a_bad_object(run):
+    result = run("hash", "-ojson", "a", "b", a=CHECKPOINT, b="")
+    assert [one["name"] for one in json.loads(result.stdout)["identities"]] == ["warm"]
+    assert result.exit_code == errors.InputError.exit_code
 
 
 def test_a_list_as_kubectl_prints_it(run):

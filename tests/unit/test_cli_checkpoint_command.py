@@ -1,15 +1,17 @@
 """`chrek checkpoint` against an API server of dictionaries: what it writes, says and answers."""
 
 import json
+import signal
 import subprocess
 import sys
 
+import jsonschema
 import pytest
 import yaml
 from click import testing
 
 from chrek import cli, errors
-from chrek.cli import checkpoint_command
+from chrek.cli import records, waiting
 from fakes import api_server
 
 # The official client 34 asks urllib3 2.3 for headers in a way that urllib3 will drop.
@@ -22,6 +24,7 @@ CHECKPOINTS = "/apis/nvidia.com/v1alpha1/namespaces/team/dynamocheckpoints"
 DEPLOYMENTS = "/apis/apps/v1/namespaces/team/deployments"
 STATEFULSETS = "/apis/apps/v1/namespaces/team/statefulsets"
 OPT_IN = "nvidia.com/chrek-checkpoint"
+NAME = f"dynamocheckpoint.nvidia.com/{HASH}\n"
 
 
 def template(**annotations):
@@ -50,7 +53,7 @@ def api():
 def run(api, tmp_path, monkeypatch):
     """Runs `chrek checkpoint ...` as a user of namespace team."""
     monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(tmp_path, "team")))
-    monkeypatch.setattr(checkpoint_command, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(waiting, "POLL_SECONDS", 0.0)
 
     def call(*arguments):
         return testing.CliRunner().invoke(cli.main, ["checkpoint", *arguments])
@@ -206,6 +209,83 @@ def test_a_dry_run_prints_what_can_be_applied(api, run):
     assert {method for method, *_ in api.requests} == {"GET"}
 
 
+def test_a_dry_run_as_data(api, run):
+    api.add(DEPLOYMENTS, workload(), name="llm")
+    made = json.loads(run("deploy/llm", *ASK, "--dry-run", "-o", "json").stdout)
+    assert made == yaml.safe_load(run("deploy/llm", *ASK, "--dry-run").stdout)
+    assert run("deploy/llm", *ASK, "--dry-run", "-oname").stdout == NAME
+
+
+def outcome(result):
+    document = json.loads(result.stdout)
+    jsonschema.validate(document, records.schema("checkpoint"))
+    return document
+
+
+def test_the_outcome_as_data(api, run):
+    api.add(DEPLOYMENTS, workload(), name="llm")
+    result = run("deploy/llm", *ASK, "-o", "json")
+    assert outcome(result) == {
+        "namespace": "team",
+        "name": HASH,
+        "hash": HASH,
+        "workload": "deployment/llm",
+        "created": True,
+        "same": True,
+        "phase": "",
+        "message": "",
+        "optedIn": False,
+    }
+    assert result.stderr.startswith(f"DynamoCheckpoint {HASH} created from deployment/llm\n")
+    api.objects[f"{CHECKPOINTS}/{HASH}"]["status"] = {"phase": "Ready", "message": "captured"}
+    result = run("deploy/llm", *ASK, "--opt-in", "--wait", "-o", "json")
+    found = outcome(result)
+    assert (found["created"], found["phase"], found["message"]) == (False, "Ready", "captured")
+    assert found["optedIn"] is True
+    assert "Ready: captured\n" in result.stderr
+    assert yaml.safe_load(run("deploy/llm", *ASK, "-oyaml").stdout) == found
+    assert run("deploy/llm", *ASK, "-oname").stdout == NAME
+
+
+def test_an_outcome_that_is_bad_is_data_too(api, run):
+    api.add(DEPLOYMENTS, workload(), name="llm")
+    api.on_create = lambda _, body: body.update(status={"phase": "Failed", "message": "no"})
+    result = run("deploy/llm", *ASK, "--opt-in", "--wait", "-o", "json")
+    assert result.exit_code == errors.CheckpointError.exit_code
+    found = outcome(result)
+    assert (found["phase"], found["message"], found["optedIn"]) == ("Failed", "no", False)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "right"),
+    [
+        ("GET", f"{DEPLOYMENTS}/llm", "get deployments.apps"),
+        ("POST", CHECKPOINTS, "create dynamocheckpoints.nvidia.com"),
+        ("PATCH", f"{DEPLOYMENTS}/llm", "patch deployments.apps"),
+    ],
+)
+def test_a_missing_right_is_named(api, run, method, path, right):
+    api.add(DEPLOYMENTS, workload(), name="llm")
+    api.refuse(method, path, status=403, message="forbidden")
+    result = run("deploy/llm", *ASK, "--opt-in")
+    assert result.exit_code == errors.ApiError.exit_code
+    assert f"you may not {right} in namespace team" in result.stderr
+    assert f"kubectl auth can-i {right} -n team" in result.stderr
+
+
+def test_another_context(api, run, tmp_path):
+    api.add(DEPLOYMENTS, workload(), name="llm")
+    path = tmp_path / "config"
+    config = json.loads(path.read_text())
+    config["contexts"][0]["context"]["namespace"] = "nothing-here"
+    context = {"cluster": "c", "user": "u", "namespace": "team"}
+    config["contexts"].append({"name": "work", "context": context})
+    path.write_text(json.dumps(config))
+    assert run("deploy/llm", *ASK).exit_code == errors.InputError.exit_code
+    assert run("deploy/llm", *ASK, "--context", "work").exit_code == 0
+    assert run("deploy/llm", *ASK, "--context", "none").exit_code == errors.ConfigError.exit_code
+
+
 def test_it_exists_already(api, run):
     api.add(DEPLOYMENTS, workload(), name="llm")
     assert run("deploy/llm", *ASK).exit_code == 0
@@ -242,8 +322,8 @@ def test_a_cluster_without_our_kinds(api, run):
     api.refuse("POST", CHECKPOINTS, status=404, message="no such resource")
     result = run("deploy/llm", *ASK)
     assert result.exit_code == errors.ApiError.exit_code
-    assert "the cluster knows no DynamoCheckpoint" in result.stderr
-    assert "hint: install the chrek chart" in result.stderr
+    assert "chrek's CRDs are not installed in this cluster" in result.stderr
+    assert "hint: install chrek: helm install chrek" in result.stderr
 
 
 def test_opting_in_without_waiting(api, run):
@@ -284,7 +364,7 @@ def test_a_failed_checkpoint_leaves_the_workload_alone(api, run):
     result = run("deploy/llm", *ASK, "--opt-in", "--wait")
     assert result.exit_code == errors.CheckpointError.exit_code
     assert "the worker exited with 1" in result.stderr
-    assert f"kubectl annotate dckpt {HASH} chrek.nvidia.com/retry=" in result.stderr
+    assert f"chrek retry {HASH} -n team --wait" in result.stderr
     assert "PATCH" not in [method for method, *_ in api.requests]
 
 
@@ -323,61 +403,6 @@ def test_opting_in_what_another_object_makes(api, run):
     assert "DynamoGraphDeployment my-llm makes it, and would undo --opt-in" in result.stderr
 
 
-def seen(*phases):
-    """A checkpoint as it looks from one glance to the next; the last state stays."""
-    states = [
-        {"metadata": {"name": "c", "namespace": "team"}, "status": status} for status in phases
-    ]
-    return lambda: states.pop(0) if len(states) > 1 else states[0]
-
-
-class Clock:
-    """Seconds that pass when somebody sleeps."""
-
-    def __init__(self):
-        self.now = 0.0
-
-    def sleep(self, seconds):
-        self.now += max(seconds, 0.01)
-
-    def __call__(self):
-        return self.now
-
-
-def waited(get, timeout=100.0):
-    clock = Clock()
-    checkpoint_command.wait(get, timeout=timeout, sleep=clock.sleep, clock=clock)
-
-
-def test_waiting_says_each_change_once(capsys):
-    creating = {"phase": "Creating", "message": "waits for a GPU"}
-    waited(
-        seen({}, {"phase": "Pending"}, {"phase": "Pending"}, creating, creating, {"phase": "Ready"})
-    )
-    assert capsys.readouterr().out == "Pending\nCreating: waits for a GPU\nReady\n"
-
-
-def test_waiting_ends_in_time(capsys):
-    with pytest.raises(errors.CheckpointError) as caught:
-        waited(seen({"phase": "Creating", "message": "busy"}), timeout=7)
-    assert caught.value.message == "DynamoCheckpoint c is not Ready after 7 s: Creating: busy"
-    assert "--timeout" in caught.value.hint
-    assert capsys.readouterr().out == "Creating: busy\n"
-
-
-def test_waiting_where_nobody_works(capsys):
-    with pytest.raises(errors.CheckpointError, match="it has no phase yet"):
-        waited(seen({}), timeout=60)
-    out = capsys.readouterr().out
-    assert out.count("no operator has noticed it after 15 s") == 1
-    assert "namespace team" in out
-
-
-def test_waiting_for_what_is_deleted():
-    with pytest.raises(errors.CheckpointError, match="was deleted"):
-        waited(lambda: None)
-
-
 def test_no_cluster_is_no_traceback(tmp_path):
     kubeconfig = tmp_path / "config"
     kubeconfig.write_text(
@@ -400,3 +425,28 @@ def test_no_cluster_is_no_traceback(tmp_path):
         assert done.stderr.startswith("error: ")
         assert "hint: " in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_ctrl_c_while_waiting(api, tmp_path):
+    """It says that the checkpoint goes on, and what that means for --opt-in."""
+    api.add(DEPLOYMENTS, workload(), name="llm")
+    api.on_create = lambda _, body: body.update(status={"phase": "Creating", "message": "busy"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from chrek.cli import main; main()", "checkpoint", "deploy/llm",
+         *ASK, "--opt-in", "--wait"],
+        env={"KUBECONFIG": str(api.kubeconfig(tmp_path, "team")), "PYTHONUNBUFFERED": "1"},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    try:
+        assert process.stdout.readline().startswith("DynamoCheckpoint")
+        assert process.stdout.readline() == "Creating: busy\n"
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == waiting.INTERRUPTED
+    assert err == (
+        f"\nno longer waiting; the checkpoint goes on: chrek show {HASH} -n team; the same command "
+        "waits on, and has the pods of deployment/llm opt in then\n"
+    )
+    assert "PATCH" not in [method for method, *_ in api.requests]

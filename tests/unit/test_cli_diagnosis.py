@@ -6,7 +6,7 @@ import pytest
 
 from chrek import errors
 from chrek.checks import report
-from chrek.cli import diagnosis, releases
+from chrek.cli import diagnosis, reading, releases
 from fakes import api_server, installed, release
 
 # The official client 34 asks urllib3 2.3 for headers in a way that urllib3 will drop.
@@ -24,7 +24,7 @@ def api():
 
 def of_installed(api):
     cluster = release.connect(api)
-    (found,) = releases.installed(cluster, "team")
+    (found,) = releases.installed(reading.Reader(cluster, "team"))
     return diagnosis.of_installed(cluster, found)
 
 
@@ -338,7 +338,7 @@ def test_an_error_of_the_api_server_fails_one_check(api):
 def test_nothing_can_be_asked(api, status):
     installed.healthy(api)
     cluster = release.connect(api)
-    (found,) = releases.installed(cluster, "team")
+    (found,) = releases.installed(reading.Reader(cluster, "team"))
     if status:
         api.refuse("GET", "/version", status=status, message="Unauthorized")
     else:

@@ -5,12 +5,13 @@ import re
 import subprocess
 import sys
 
+import jsonschema
 import pytest
 import yaml
 from click import testing
 
 from chrek import cli, errors
-from chrek.cli import doctor_command
+from chrek.cli import doctor_command, records
 from fakes import api_server, installed, release
 
 # The official client 34 asks urllib3 2.3 for headers in a way that urllib3 will drop.
@@ -85,7 +86,9 @@ def test_json(api, run):
     del api.objects[f"{release.CLASSES}/shared"]
     result = run("-o", "json")
     assert result.exit_code == FAILED
-    found = json.loads(result.stdout)
+    document = json.loads(result.stdout)
+    jsonschema.validate(document, records.schema("doctor"))
+    (found,) = document["releases"]
     assert {key: found[key] for key in found if key != "checks"} == {
         "release": "chrek",
         "namespace": "team",
@@ -98,6 +101,9 @@ def test_json(api, run):
         {**check} for check in found["checks"]
     ]
     assert {check["status"] for check in found["checks"]} == {"ok", "warn", "fail"}
+    assert yaml.safe_load(run("-o", "yaml").stdout)["releases"][0]["failed"] == 1
+    names = run("-o", "name")
+    assert (names.exit_code, names.stdout) == (FAILED, "cluster/storage\n")
 
 
 def test_several_releases(api, run):
@@ -110,19 +116,15 @@ def test_several_releases(api, run):
     assert result.stdout.count("\ndoctor: ") == 2
     assert run("--release", "chrek").exit_code == 0
     only = run("--release=old", "-ojson")
-    assert json.loads(only.stdout)["checks"][0]["name"] == "settings"
+    assert json.loads(only.stdout)["releases"][0]["checks"][0]["name"] == "settings"
     assert only.exit_code == FAILED
 
 
-def test_json_of_several_releases_is_a_document_each(api, run):
+def test_json_of_several_releases_is_one_document(api, run):
     installed.healthy(api)
     installed.add(api, release_name="z")
-    text, decoder, names = run("-o", "json").stdout, json.JSONDecoder(), []
-    while text:
-        found, end = decoder.raw_decode(text)
-        names.append(found["release"])
-        text = text[end:].lstrip()
-    assert names == ["chrek", "z"]
+    found = json.loads(run("-o", "json").stdout)["releases"]
+    assert [one["release"] for one in found] == ["chrek", "z"]
 
 
 def test_another_namespace(api, run):
@@ -181,7 +183,8 @@ def test_no_right_at_all(api, run):
     installed.deny(api, "list", release.CONFIG_MAPS, "configmaps", namespace="team")
     result = run()
     assert result.exit_code == errors.ApiError.exit_code
-    assert "get the right to list ConfigMaps" in result.stderr
+    assert result.stderr.startswith("error: you may not list configmaps in namespace team\n")
+    assert result.stderr.endswith("kubectl auth can-i list configmaps -n team\n")
 
 
 def test_without_a_kubeconfig(run, monkeypatch, tmp_path):
@@ -208,7 +211,8 @@ def test_manifests_in_a_file(api, run, tmp_path):
     path.write_text(manifests(wanted))
     result = run("--manifests", str(path), "-o", "json")
     assert result.exit_code == FAILED
-    (wrong,) = [one for one in json.loads(result.stdout)["checks"] if one["status"] == "fail"]
+    (found,) = json.loads(result.stdout)["releases"]
+    (wrong,) = [one for one in found["checks"] if one["status"] == "fail"]
     assert (wrong["group"], wrong["name"]) == ("cluster", "storage")
     assert "StorageClass 'fast': not found; there are: shared" in wrong["detail"]
 
@@ -238,7 +242,7 @@ def test_nothing_on_standard_input(run):
     assert result.stderr.startswith("error: standard input: no ConfigMap of chrek")
 
 
-@pytest.mark.parametrize("arguments", [["x"], ["-o", "yaml"], ["--manifests", "-", "-n", "a"]])
+@pytest.mark.parametrize("arguments", [["x"], ["-o", "wide"], ["--manifests", "-", "-n", "a"]])
 def test_wrong_usage(run, arguments):
     assert run(*arguments).exit_code == 2
 

@@ -3,11 +3,13 @@
 import datetime
 import json
 
+import jsonschema
 import pytest
 import yaml
 from click import testing
 
 from chrek import cli, errors, identity
+from chrek.cli import records
 from chrek.operator import conditions
 from fakes import api_server
 from fakes import captures as fakes
@@ -248,7 +250,48 @@ def test_a_status_in_the_annotation_counts(api, run):
     assert len(rows(run("--unused-for", "1d"))[0]) == 1
 
 
+def test_data(api, run):
+    release(api, watch=["team", "other"], housekeeping={"maxBytes": 15 * GB})
+    checkpoint(api, one("a", days=3))
+    checkpoint(api, one("b", days=2), namespace="other")
+    checkpoint(api, one("c", days=2), name="mine", model="m", auto=False)
+    arguments = ["--namespace", "team", "-o"]
+    result = run(*arguments, "json")
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    jsonschema.validate(document, records.schema("prune"))
+    (removal,) = document.pop("removals")
+    assert removal["path"] == f"{HASH}/{LLAMA}/a"
+    assert "least recently used" in removal["why"]
+    assert document == {
+        "artifacts": 2,
+        "bytes": 20 * GB,
+        "leftBytes": 10 * GB,
+        "maxBytes": 15 * GB,
+        "unusedSeconds": 0,
+        "overBytes": 0,
+        "kept": [
+            {
+                "artifacts": 1,
+                "bytes": 10 * GB,
+                "why": "a DynamoCheckpoint that chrek did not make stays Ready",
+            }
+        ],
+    }
+    assert yaml.safe_load(run(*arguments, "yaml").stdout)["removals"] == [removal]
+    assert run(*arguments, "name").stdout == f"{HASH}/{LLAMA}/a\n"
+
+
 # What a deletion would remove.
+
+
+def test_data_of_a_deletion(api, run):
+    checkpoint(api, one("a"))
+    document = json.loads(run(HASH, "-ojson").stdout)
+    jsonschema.validate(document, records.schema("prune"))
+    assert document["leftBytes"] is None
+    assert [one["bytes"] for one in document["removals"]] == [10 * GB]
+    assert run("0" * 16, "-oname").stdout == ""
 
 
 def test_what_a_deletion_of_a_hash_would_remove(api, run):
@@ -321,7 +364,7 @@ def test_a_cluster_without_our_kinds(api, run):
     api.refuse("GET", where, status=404, message="the server could not find it")
     result = run("--max-bytes", "1Gi")
     assert result.exit_code == errors.ApiError.exit_code
-    assert "the cluster knows no DynamoCheckpoint" in result.stderr
+    assert "chrek's CRDs are not installed in this cluster" in result.stderr
 
 
 @pytest.mark.parametrize("kind", ["configmaps", "dynamocheckpoints", "pods"])
@@ -331,7 +374,8 @@ def test_a_user_who_may_not_read_it(api, run, kind):
     api.refuse("GET", collection(kind), status=403, message=f"{kind} is forbidden")
     result = run()
     assert result.exit_code == errors.ApiError.exit_code
-    assert f"{kind} is forbidden" in result.stderr
+    assert f"you may not list {kind}" in result.stderr
+    assert "kubectl auth can-i list " in result.stderr
 
 
 @pytest.mark.parametrize(
@@ -343,6 +387,8 @@ def test_a_user_who_may_not_read_it(api, run, kind):
         ["--config", "f", "--namespace", "ns", "0", "--max-bytes", "1"],
         ["--config", "f", "--namespace", "ns", "0", "--unused-for", "1d"],
         ["--config", "f", "--namespace", "ns", "0", "--release-namespace", "x"],
+        ["--config", "f", "--namespace", "ns", "0", "--context", "x"],
+        ["--config", "f", "--namespace", "ns", "0", "-o", "json"],
     ],
 )
 def test_without_a_dry_run_nothing_is_guessed(arguments):

@@ -1,6 +1,7 @@
 """`chrek import --checkpoint` against an API server of dictionaries, and with the operator."""
 
 import copy
+import json
 
 import pytest
 import yaml
@@ -240,9 +241,15 @@ def test_a_crd_that_keeps_no_variants(run, api):
 @pytest.mark.parametrize(
     ("method", "path", "status", "message"),
     [
-        ("POST", CHECKPOINTS, 404, "the cluster knows no DynamoCheckpoint: POST"),
-        ("POST", CHECKPOINTS, 403, "no such (403)"),
-        ("PATCH", f"{CHECKPOINTS}/llama/status", 403, "no such (403)"),
+        ("POST", CHECKPOINTS, 404, "chrek's CRDs are not installed in this cluster"),
+        ("POST", CHECKPOINTS, 403, "you may not create dynamocheckpoints.nvidia.com"),
+        ("GET", f"{CHECKPOINTS}/llama", 403, "you may not get dynamocheckpoints.nvidia.com"),
+        ("GET", CHECKPOINTS, 403, "you may not list dynamocheckpoints.nvidia.com"),
+        ("GET", f"{CHECKPOINTS}/llama", 401, "log in again"),
+        (
+            *("PATCH", f"{CHECKPOINTS}/llama/status", 403),
+            "kubectl auth can-i patch dynamocheckpoints.nvidia.com --subresource=status -n team",
+        ),
         ("GET", CHECKPOINTS, 500, "no such (500)"),
     ],
 )
@@ -252,3 +259,64 @@ def test_an_api_server_that_refuses(run, api, method, path, status, message):
     assert result.exit_code == errors.ApiError.exit_code
     assert message in result.stderr
     assert run.there(), "the artifact stays, and the next try is quick"
+
+
+def test_another_context(run, api, tmp_path, monkeypatch):
+    """Its cluster, and its namespace."""
+    monkeypatch.setenv("KUBECONFIG", str(two_contexts(api, tmp_path)))
+    result = run("--checkpoint=llama", "--context=theirs")
+    assert result.exit_code == 0, result.output
+    assert f"{CHECKPOINTS.replace('/team/', '/of-theirs/')}/llama" in api.objects
+
+
+def two_contexts(api, folder):
+    """A kubeconfig whose context in use leads nowhere, and that has one that does not."""
+    path = api.kubeconfig(folder, "of-theirs")
+    known = yaml.safe_load(path.read_text())
+    (one,) = known["contexts"]
+    known["contexts"] = [
+        {"name": "theirs", "context": one["context"]},
+        {"name": "own", "context": {**one["context"], "cluster": "nowhere"}},
+    ]
+    server = {"name": "nowhere", "cluster": {"server": "http://127.0.0.1:1"}}
+    known["clusters"].append(server)
+    known["current-context"] = "own"
+    path.write_text(yaml.safe_dump(known))
+    return path
+
+
+@pytest.mark.parametrize("problem", ["context", "kubeconfig"])
+def test_a_cluster_that_is_not_known_is_told_of_before_anything_is_done(
+    run, tmp_path, monkeypatch, problem
+):
+    words = ["--checkpoint=llama"]
+    if problem == "context":
+        words.append("--context=absent")
+    else:
+        monkeypatch.setenv("KUBECONFIG", str(tmp_path / "absent"))
+    result = run(*words)
+    assert result.exit_code == errors.ConfigError.exit_code
+    assert "cannot tell how to reach a cluster" in result.stderr
+    assert not list((tmp_path / "b").iterdir())
+
+
+def test_an_api_server_that_does_not_answer(run, api, tmp_path, monkeypatch):
+    path = two_contexts(api, tmp_path)
+    monkeypatch.setenv("KUBECONFIG", str(path))
+    result = run("--checkpoint=llama")
+    assert result.exit_code == errors.ApiError.exit_code
+    assert "KUBECONFIG and --context say which cluster is asked" in result.stderr
+    assert run.there(), "the artifact stays"
+
+
+def test_a_context_is_for_a_checkpoint(run, tmp_path):
+    result = testing.CliRunner().invoke(cli.main, ["import", "x.tar", "./b", "--context=x"])
+    assert result.exit_code == 2
+    assert "--context is for --checkpoint" in result.stderr
+
+
+def test_data_has_stdout_for_itself(run):
+    result = run("--checkpoint=llama", "-o", "json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["artifacts"][0]["uuid"] == run.uuid
+    assert "DynamoCheckpoint llama created\n" in result.stderr

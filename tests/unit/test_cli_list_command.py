@@ -155,7 +155,7 @@ def test_help(run, name):
     "arguments",
     [["list", "x"], ["show"], ["explain"], ["diff", "a"], ["retry"], ["verify", "/"],
      ["verify", "/", "--all", "x"], ["list", "-o", "wide"],
-     ["retry", "a", "--wait", "--dry-run"], ["retry", "a", "--wait", "-ojson"]],
+     ["retry", "a", "--wait", "--dry-run"]],
 )  # fmt: skip
 def test_wrong_usage(run, arguments):
     assert run(*arguments).exit_code == 2

@@ -99,6 +99,27 @@ def test_missing_crds(api, reader):
     assert "helm install chrek" in caught.value.hint
 
 
+def test_a_creation(api, reader):
+    body = {"metadata": {"name": "a"}}
+    assert reader.create(reading.CHECKPOINTS, body)["metadata"]["name"] == "a"
+    with pytest.raises(errors.ApiError) as caught:
+        reader.create(reading.CHECKPOINTS, body)
+    assert caught.value.status == 409
+    for message, told in (
+        ("404 page not found", "chrek's CRDs are not installed"),
+        ('namespaces "team" not found', 'namespaces "team" not found'),
+    ):
+        api.refuse("POST", warm.CHECKPOINTS, status=404, message=message)
+        with pytest.raises(errors.ApiError, match=told):
+            reader.create(reading.CHECKPOINTS, body)
+
+
+def test_another_namespace(api, reader):
+    api.add(warm.PODS.replace("team", "other"), warm.pod("a"))
+    assert reader.find(reading.PODS) == []
+    assert len(reader.of("other").find(reading.PODS)) == 1
+
+
 def test_other_refusals(api, reader):
     api.refuse("GET", warm.PODS, status=401, message="Unauthorized")
     with pytest.raises(errors.ApiError, match="log in again"):

@@ -8,7 +8,7 @@ import yaml
 import chrek
 from chrek import errors
 from chrek.checks import report
-from chrek.cli import releases
+from chrek.cli import reading, releases
 from fakes import api_server, installed, release
 
 # The official client 34 asks urllib3 2.3 for headers in a way that urllib3 will drop.
@@ -24,7 +24,7 @@ def api():
 
 
 def find(api, namespace="team", name=None):
-    return releases.installed(release.connect(api), namespace, name)
+    return releases.installed(reading.Reader(release.connect(api), namespace), name)
 
 
 def manifests(*objects):
@@ -84,9 +84,11 @@ def test_who_may_not_look_elsewhere_is_told_of_this_namespace(api):
 
 def test_who_may_not_look_here_is_told_which_right(api):
     installed.deny(api, "list", release.CONFIG_MAPS, "configmaps", namespace="team")
-    with pytest.raises(errors.ApiError, match=r'list resource "configmaps"') as caught:
+    with pytest.raises(
+        errors.ApiError, match="you may not list configmaps in namespace team"
+    ) as caught:
         find(api)
-    assert "right to list ConfigMaps" in caught.value.hint
+    assert caught.value.hint.endswith("kubectl auth can-i list configmaps -n team")
     assert caught.value.status == 403
 
 

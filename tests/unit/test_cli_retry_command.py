@@ -8,7 +8,7 @@ import pytest
 from click import testing
 
 from chrek import cli, errors
-from chrek.cli import checkpoint_command, records, retry_command
+from chrek.cli import records, retry_command, waiting
 from fakes import api_server, warm
 
 # The official client 34 asks urllib3 2.3 for headers in a way that urllib3 will drop.
@@ -34,7 +34,7 @@ def api():
 def run(api, tmp_path, monkeypatch):
     monkeypatch.setenv("KUBECONFIG", str(api.kubeconfig(tmp_path, "team")))
     monkeypatch.setattr(retry_command, "POLL_SECONDS", 0.0)
-    monkeypatch.setattr(checkpoint_command, "POLL_SECONDS", 0.0)
+    monkeypatch.setattr(waiting, "POLL_SECONDS", 0.0)
     return lambda *arguments: testing.CliRunner().invoke(cli.main, ["retry", *arguments])
 
 
@@ -147,6 +147,27 @@ def test_waiting(api, run):
     result = run("llama", "--wait")
     assert result.exit_code == 0, result.output
     assert result.stdout.splitlines()[-1] == "Ready: m"
+
+
+def test_waiting_beside_data(api, run):
+    warm.cluster(api, warm.checkpoint(phase="Failed", captures=[FAILED]))
+    operator(api, "Ready")
+    result = run("llama", "--wait", "-o", "json")
+    assert result.exit_code == 0, result.output
+    jsonschema.validate(json.loads(result.stdout), records.schema("retry"))
+    assert result.stderr == "Ready: m\n"
+
+
+def test_ctrl_c_before_anybody_acts(api, run, monkeypatch):
+    warm.cluster(api, warm.checkpoint(phase="Failed", captures=[FAILED]))
+
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(retry_command, "noticed", interrupted)
+    result = run("llama", "--wait")
+    assert result.exit_code == 130
+    assert "the checkpoint goes on: chrek show llama -n team\n" in result.stderr
 
 
 def test_waiting_for_one_that_fails_again(api, run):

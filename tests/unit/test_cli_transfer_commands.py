@@ -1,5 +1,7 @@
 """`chrek copy`, `export` and `import` as a user meets them: files, output, exit codes, signals."""
 
+import contextlib
+import json
 import os
 import pty
 import re
@@ -10,12 +12,14 @@ import sys
 import tarfile
 import time
 
+import jsonschema
 import pytest
+import yaml
 from click import testing
 
 from chrek import cli, errors, manifest
 from chrek import store as stores
-from chrek.cli import transfer_commands
+from chrek.cli import progress, records, transfer_commands
 from fakes import node as nodes
 from fakes import registry as registries
 
@@ -49,8 +53,9 @@ def start(run, tmp_path):
     """Starts `chrek ...` as a program."""
     started = []
 
-    def call(*arguments, **options):
-        command = [sys.executable, "-c", f"{AS_FROM_A_SHELL}; main()", *map(str, arguments)]
+    def call(*arguments, prelude="", **options):
+        program = f"{prelude}{AS_FROM_A_SHELL}; main()"
+        command = [sys.executable, "-c", program, *map(str, arguments)]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
         started.append(subprocess.Popen(command, cwd=tmp_path, **(pipes | options)))
         return started[-1]
@@ -74,13 +79,19 @@ def contents(path, place):
     return nodes.contents(found.path)
 
 
+def told(verb, path, total="400.0 kB"):
+    """What a log has of an artifact."""
+    return rf"{verb} {path}: {total}\n{path}: {total} in \d+\.\d s, \d+ MB/s\n"
+
+
 def test_copy(run, made, tmp_path):
     path, digest = made
     for wanted in (HASH, f"{HASH}/{VARIANT}", path):
         target = tmp_path / f"to-{len(wanted)}"
         target.mkdir()
         result = run("copy", "./a", target, wanted)
-        assert (result.exit_code, result.stderr) == (0, ""), result.output
+        assert result.exit_code == 0, result.output
+        assert re.fullmatch(told("copying", path), result.stderr)
         assert result.stdout == f"{path} {digest} {SIZE}\n"
         assert contents(path, target) == FILES
     again = run("copy", "./a", target, path, HASH)
@@ -142,11 +153,13 @@ def test_export_and_import(run, made, tmp_path):
     path, digest = made
     for name in ("x.tar", "x.tar.zst"):
         result = run("export", "./a", path, name)
-        assert (result.exit_code, result.output) == (0, f"{path} {digest} {SIZE}\n")
+        assert (result.exit_code, result.stdout) == (0, f"{path} {digest} {SIZE}\n")
+        assert re.fullmatch(told("writing", path), result.stderr)
         assert stat.S_IMODE((tmp_path / name).stat().st_mode) == 0o600, "it may hold secrets"
         (tmp_path / f"from-{name}").mkdir()
         result = run("import", name, f"./from-{name}", "--digest", digest)
-        assert (result.exit_code, result.output) == (0, f"{path} {digest} {SIZE}\n")
+        assert (result.exit_code, result.stdout) == (0, f"{path} {digest} {SIZE}\n")
+        assert re.fullmatch(told("reading", name), result.stderr)
         assert contents(path, tmp_path / f"from-{name}") == FILES
         result = run("import", name, f"./from-{name}")
         assert result.output == f"{path} {digest} {SIZE} already there\n"
@@ -244,9 +257,11 @@ def test_a_pipe(start, made, tmp_path):
     back = start("import", "-", "./b", stdin=out.stdout)
     out.stdout.close()
     stdout, stderr = back.communicate()
-    assert (back.returncode, stdout.decode(), stderr) == (0, f"{path} {digest} {SIZE}\n", b"")
+    assert (back.returncode, stdout.decode()) == (0, f"{path} {digest} {SIZE}\n")
+    assert re.fullmatch(told("reading", "standard input"), stderr.decode())
     assert out.wait() == 0
-    assert out.stderr.read().decode() == f"{path} {digest} {SIZE}\n"
+    lines = told("writing", path) + f"{path} {digest} {SIZE}\n"
+    assert re.fullmatch(lines, out.stderr.read().decode())
     assert contents(path, tmp_path / "b") == FILES
 
 
@@ -270,7 +285,7 @@ def test_a_reader_that_goes_away(start, made, tmp_path, count):
     process.stdout.close()
     assert process.wait() == errors.InputError.exit_code
     said = process.stderr.read().decode()
-    assert said.startswith("error: standard output: cannot be written: Broken pipe\n")
+    assert "\nerror: standard output: cannot be written: Broken pipe\n" in said
     assert "Exception" not in said
 
 
@@ -293,22 +308,32 @@ def on_a_terminal(start, *arguments, **options):
     mine, theirs = pty.openpty()
     process = start(*arguments, **{"stderr": theirs, **options})
     os.close(theirs)
-    said = b""
-    try:
-        while data := os.read(mine, 4096):
-            said += data
-    except OSError:
-        pass  # Nobody has the other end any more.
-    os.close(mine)
+    said = rest(mine)
     return process.wait(), said.decode()
+
+
+def rest(terminal):
+    """What is said on it until nobody has its other end any more; it is closed then."""
+    said = b""
+    with contextlib.suppress(OSError):
+        while data := os.read(terminal, 4096):
+            said += data
+    os.close(terminal)
+    return said
 
 
 def test_the_rate_is_told_to_a_person(start, made):
     code, said = on_a_terminal(start, "copy", "./a", "./b", "--all")
     assert code == 0
-    assert re.fullmatch(r"1 of 1 moved: 0\.00 GB in \d+\.\d s, \d+ MB/s\r\n", said)
+    summary = r"1 of 1 moved: 400\.0 kB in \d+\.\d s, \d+ MB/s\r\n"
+    assert re.search(f"{summary}$", said)
+    assert f"copying {HASH}/" in said
+    assert "400.0/400.0 kB" in said
     code, said = on_a_terminal(start, "copy", "./a", "./b", "--all")
-    assert said.startswith("0 of 1 moved: 0.00 GB")
+    assert "0 of 1 moved: 0.0 kB" in said
+    code, said = on_a_terminal(start, "export", "./a", HASH, "x.tar", "-ojson")
+    assert f"writing {HASH}/" in said
+    assert "moved" not in said, "the data says it"
 
 
 def test_a_tar_is_not_for_a_terminal(start, made):
@@ -332,9 +357,38 @@ def test_an_import_that_is_told_to_end_leaves_nothing(run, start, made, tmp_path
         assert time.monotonic() < deadline
         time.sleep(0.01)
     process.send_signal(number)
-    assert process.wait(20) == (1 if number == signal.SIGINT else 128 + number)
+    assert process.wait(20) == 128 + number
     assert not list((tmp_path / "b").iterdir())
     assert b"Traceback" not in process.stderr.read()
+
+
+def test_ctrl_c_on_a_terminal(run, start, made, tmp_path):
+    """It is the terminal that sends the signal; afterwards its cursor is back."""
+    path, _ = made
+    run("export", "./a", path, "x.tar")
+    os.mkfifo(tmp_path / "y.tar")
+    mine, theirs = pty.openpty()
+    owned = "import fcntl, termios; fcntl.ioctl(2, termios.TIOCSCTTY, 0); "
+    process = start(
+        *("import", "y.tar", "./b"),
+        prelude=owned,
+        stderr=theirs,
+        start_new_session=True,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
+    )
+    os.close(theirs)
+    with (tmp_path / "y.tar").open("wb") as stream:
+        stream.write((tmp_path / "x.tar").read_bytes()[:-1000])
+        stream.flush()
+        said = b""
+        while b"reading y.tar" not in said:
+            said += os.read(mine, 4096)
+        os.write(mine, b"\x03")
+        assert process.wait(20) == 128 + signal.SIGINT
+    said += rest(mine)
+    assert said.rindex(b"\x1b[?25h") > said.rindex(b"\x1b[?25l")
+    assert b"Traceback" not in said
+    assert not list((tmp_path / "b").iterdir())
 
 
 def test_an_export_that_is_told_to_end_leaves_nothing(run, made, tmp_path, monkeypatch):
@@ -361,6 +415,86 @@ def test_a_signal_that_is_ignored_stays_so(run, made, tmp_path, monkeypatch):
         signal.signal(signal.SIGHUP, before)
     assert result.exit_code == 0, result.output
     assert (tmp_path / "x.tar").exists()
+
+
+def data(result, command):
+    """What a command printed as JSON, of which nobody is told."""
+    document = json.loads(result.stdout)
+    jsonschema.validate(document, records.schema(command))
+    return document
+
+
+def test_data(run, made, tmp_path):
+    path, digest = made
+    for command, words, already in (
+        ("copy", ["./a", "./b", HASH], False),
+        ("copy", ["./a", "./b", HASH], True),
+        ("export", ["./a", HASH, "x.tar"], False),
+        ("import", ["x.tar", "./b"], True),
+    ):
+        result = run(command, *words, "-o", "json")
+        assert result.exit_code == 0, result.output
+        found = data(result, command)
+        assert found["failed"] == []
+        (one,) = found["artifacts"]
+        assert (one.pop("seconds") >= 0, one.pop("bytesPerSecond") > 0) == (True, not already)
+        assert one == {
+            **{"path": path, "digest": digest, "bytes": SIZE, "already": already},
+            **dict(zip(("hash", "variant", "uuid"), path.split("/"), strict=True)),
+        }
+        assert run(command, *words, "-o", "name").stdout == f"{path}\n"
+        assert yaml.safe_load(run(command, *words, "-o", "yaml").stdout)["artifacts"]
+
+
+def test_data_of_what_was_not_copied(run, made, tmp_path):
+    path, _ = made
+    other, _ = nodes.make(stores.Store(tmp_path / "a"), FILES, identity_hash=OTHER)
+    tmp_path.joinpath("a", path, "files.data").write_bytes(b"tex!")
+    result = run("copy", "./a", "./b", "--all", "-o", "json")
+    assert result.exit_code == errors.ArtifactError.exit_code
+    found = data(result, "copy")
+    assert [one["uuid"] for one in found["artifacts"]] == [other]
+    assert [one["path"] for one in found["failed"]] == [path]
+    assert "files.data: the bytes from 0 on" in found["failed"][0]["error"]
+    result = run("copy", "./a", "./b", path, "-o", "json")
+    assert result.exit_code == errors.ArtifactError.exit_code
+    found = data(result, "copy")
+    assert (found["artifacts"], len(found["failed"])) == ([], 1)
+
+
+def test_data_of_nothing(run, tmp_path):
+    (tmp_path / "a").mkdir()
+    assert data(run("copy", "./a", "./b", "--all", "-ojson"), "copy") == {
+        "artifacts": [],
+        "failed": [],
+    }
+
+
+def test_data_needs_a_file(run, made):
+    result = run("export", "./a", HASH, "-", "-o", "json")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "--output needs a FILE" in result.stderr
+
+
+def test_what_comes_from_a_server_and_goes_to_it_is_told(run, made, monkeypatch):
+    steps = []
+    real = progress.Lines.moved
+    monkeypatch.setattr(
+        progress.Lines, "moved", lambda self, *how: (steps.append(how), real(self, *how))
+    )
+    with registries.Registry() as registry:
+        place = f"oci://{registry.host}/checkpoints"
+        for words, wanted in (
+            (["copy", "./a", place, HASH, "--to-plain-http"], {"files", "up"}),
+            (["copy", place, "./b", HASH, "--from-plain-http"], {"down", "files"}),
+            (["export", place, HASH, "x.tar", "--plain-http"], {"down", "files"}),
+            (["import", "x.tar", place, "--plain-http", "--namespace=x"], {"files", "up"}),
+            (["verify", place, HASH, "--plain-http"], {"down", "files"}),
+        ):
+            steps.clear()
+            assert run(*words).exit_code == 0
+            sums = {step: sum(n for one, n in steps if one == step) for step in wanted}
+            assert (sums, len({step for step, _ in steps})) == (dict.fromkeys(wanted, SIZE), 2)
 
 
 def test_commands_are_where_the_group_looks():

@@ -13,7 +13,7 @@ from click import testing
 
 from chrek import cli, errors
 from chrek import store as stores
-from chrek.cli import records, verify_command
+from chrek.cli import progress, records, verify_command
 from fakes import node as nodes
 from fakes import registry as registries
 
@@ -56,7 +56,9 @@ def damage(place, path, name="criu/pages-1.img", at=100):
 def test_a_good_one(run, made, parts):
     path, digest = made
     result = run("./a", "/".join(path.split("/")[:parts]))
-    assert (result.exit_code, result.stderr) == (0, ""), result.output
+    assert result.exit_code == 0, result.output
+    lines = rf"comparing {path}: 5\.4 MB\n{path}: 5\.4 MB in \d+\.\d s, \d+ MB/s\n"
+    assert re.fullmatch(lines, result.stderr)
     assert re.fullmatch(rf"{path} {digest} {SIZE} ok \d+\.\d s \d+ MB/s\n", result.stdout)
 
 
@@ -70,7 +72,8 @@ def test_a_damaged_one(run, made, tmp_path, at):
     assert result.stdout.startswith(
         f"{path} {digest} {SIZE} BAD criu/pages-1.img: the bytes from {start} on are not those"
     )
-    assert result.stderr.startswith(f"error: 1 of 1 artifacts cannot be restored: {path}\n")
+    told = f"comparing {path}: 5.4 MB\nerror: 1 of 1 artifacts cannot be restored: {path}\n"
+    assert result.stderr.startswith(told), "and not that it was read in so many seconds"
 
 
 def test_a_bad_one_keeps_nobody_from_reading_the_others(run, made, tmp_path):
@@ -190,15 +193,16 @@ def test_progress_on_a_terminal(run, made, tmp_path):
     os.close(parent)
     assert done.stdout.startswith(path.encode())
     assert HASH in text
-    assert "5.2/5.2 MiB" in text
+    assert f"comparing {HASH}" in text
+    assert "5.4/5.4 MB" in text
 
 
-def test_progress_counts_every_byte(made, tmp_path):
+def test_progress_counts_every_byte(made, tmp_path, monkeypatch):
     path, _ = made
     told = []
-    found = verify_command.verified(
-        stores.Store(tmp_path / "a"), tuple(path.split("/")), lambda n, all_: told.append((n, all_))
-    )
+    watch = progress.Lines({"files": "comparing"}, say=lambda _: None)
+    monkeypatch.setattr(watch, "moved", lambda *how: told.append(how))
+    found = verify_command.verified(stores.Store(tmp_path / "a"), tuple(path.split("/")), watch)
     assert found.ok
-    assert sum(count for count, _ in told) == SIZE
-    assert {total for _, total in told} == {SIZE}
+    assert sum(count for _, count in told) == SIZE
+    assert {step for step, _ in told} == {"files"}

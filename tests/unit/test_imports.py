@@ -49,7 +49,8 @@ def test_help_loads_no_command():
 @pytest.mark.parametrize(
     "name",
     [
-        *("agent", "checkpoint", "copy", "diff", "doctor", "dump", "explain", "export"),
+        *("agent", "bench", "checkpoint", "completion", "copy", "diff", "doctor", "dump"),
+        *("explain", "export"),
         *("hash", "import", "list", "operator", "prune", "report"),
         *("restore", "retry", "run", "show", "verify"),
     ],

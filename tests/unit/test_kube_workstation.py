@@ -7,7 +7,7 @@ from kubernetes import client
 
 from chrek import errors
 from chrek.kube import workstation
-from fakes import api_server
+from fakes import api_server, kubelet
 
 # The official client 34 asks urllib3 2.3 for headers in a way that urllib3 will drop.
 pytestmark = pytest.mark.filterwarnings("ignore:HTTPResponse.getheaders:DeprecationWarning")
@@ -233,3 +233,41 @@ def test_connect_prefers_the_file_given(kubeconfig, monkeypatch):
 def test_conditions(item, found, is_true):
     assert workstation.condition(item, "Ready") == found
     assert workstation.is_true(item, "Ready") is is_true
+
+
+def watched(cluster, version="2"):
+    return cluster.watch(PODS, fields={"metadata.name": "a"}, resource_version=version, seconds=1)
+
+
+def test_a_watch_tells_each_change():
+    with kubelet.Kubelet() as api:
+        configuration = client.Configuration()
+        configuration.host = api.url
+        cluster = workstation.Cluster(configuration)
+        pod = {"metadata": {"name": "a"}, "spec": {"containers": [{"command": ["x"]}]}}
+        version = cluster.create(PODS, pod)["metadata"]["resourceVersion"]
+        found = list(watched(cluster, version))
+        assert [kind for kind, _ in found] == ["MODIFIED"] * 3, "it ends by itself"
+        versions = [int(item["metadata"]["resourceVersion"]) for _, item in found]
+        assert versions == sorted(versions)
+        query = api.requests[-1][2]
+        assert (query["fieldSelector"], query["timeoutSeconds"]) == ("metadata.name=a", "1")
+        for kind, _ in watched(cluster, version):
+            assert kind == "MODIFIED"
+            break
+        assert cluster.get(f"{PODS}/a"), "whoever stops listening can ask on"
+
+
+def test_a_watch_that_is_refused_or_too_old(api, cluster):
+    api.refuse("GET", PODS, status=410, message="too old resource version")
+    with pytest.raises(errors.ApiError, match="too old") as caught:
+        list(watched(cluster))
+    assert caught.value.status == 410
+    api.refusals.clear()
+    gone = b'{"type": "ERROR", "object": {"code": 410, "message": "expired"}}\n'
+    api.texts[PODS] = b'{"type": "ADDED", "object": {}}\n' + gone
+    found = watched(cluster)
+    assert next(found) == ("ADDED", {})
+    with pytest.raises(errors.ApiError, match="expired") as caught:
+        next(found)
+    assert caught.value.status == 410

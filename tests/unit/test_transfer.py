@@ -105,6 +105,55 @@ def test_a_copy_has_the_same_bytes(source, target, tmp_path):
     assert {stat.S_IMODE(one.stat().st_mode) for one in below if one.is_file()} == {0o600}
 
 
+class Watch(transfer.Watch):
+    def __init__(self):
+        self.totals, self.told = [], []
+
+    def begins(self, total):
+        self.totals.append(total)
+
+    def moved(self, step, count):
+        self.told.append((step, count))
+
+    @property
+    def sums(self):
+        steps = dict.fromkeys(step for step, _ in self.told)
+        return {step: sum(n for one, n in self.told if one == step) for step in steps}
+
+
+def test_who_watches_is_told_of_every_byte(source, target, tmp_path):
+    path = make(source)
+    size = sum(map(len, FILES.values()))
+    data = exported(source, path)
+    for move in (
+        lambda watch: transfer.copy(source, target, path, watch=watch),
+        lambda watch: transfer.export_to(io.BytesIO(), source, path, compressed=True, watch=watch),
+        lambda watch: take(data, empty(tmp_path / "other"), watch=watch),
+    ):
+        watch = Watch()
+        move(watch)
+        assert (watch.totals, watch.sums) == ([size], {transfer.FILES: size})
+        assert max(count for _, count in watch.told) == CHUNK
+        assert len(watch.told) == 5, "a chunk at a time"
+
+
+def test_who_watches_is_told_nothing_of_what_is_there(source, target):
+    path, watch = make(source), Watch()
+    data = exported(source, path)
+    transfer.copy(source, target, path)
+    transfer.copy(source, target, path, watch=watch)
+    take(data, target, watch=watch)
+    assert (watch.totals, watch.told) == ([], [])
+
+
+def test_what_is_damaged_is_not_told_of(source, target, tmp_path):
+    path, watch = make(source), Watch()
+    tmp_path.joinpath("source", *path, "criu/inventory.img").write_bytes(b"inventorz" * 100)
+    with pytest.raises(errors.ArtifactError, match=r"criu/inventory\.img"):
+        transfer.copy(source, target, path, watch=watch)
+    assert sum(watch.sums.values()) == 0
+
+
 def test_zeros_become_holes(source, target, tmp_path):
     data = bytes(CHUNK + 100_000) + b"x" + bytes(2 * CHUNK)
     path = make(source, {"criu/pages-1.img": data})
@@ -360,6 +409,24 @@ def test_to_a_server_and_back(source, target, backend, node, tmp_path):
         assert exported(other.store(), path) == exported(source, path)
     assert files_of(target, path) == FILES
     assert text_of(target, path) == text_of(source, path)
+
+
+def test_what_goes_to_a_server_and_comes_from_it_is_counted(source, target, backend, tmp_path):
+    """Zeros, what is there twice and what the store has already, too."""
+    path, size = make(source), sum(map(len, FILES.values()))
+    twin = make(source, {**FILES, "criu/twin.img": FILES["criu/pages-1.img"]})
+    more = size + len(FILES["criu/pages-1.img"])
+    for one, total in ((path, size), (twin, more)):
+        with nodes.Node(backend, tmp_path / f"to-{one[2]}") as to:
+            transfer.copy(source, to.store(), one)
+            assert {way for way, _ in to.told} == {"up"}
+            assert sum(count for _, count in to.told) == total
+            assert all(count >= 0 for _, count in to.told)
+        with nodes.Node(backend, tmp_path / f"from-{one[2]}") as back:
+            transfer.copy(back.store(), target, one)
+            assert {way for way, _ in back.told} == {"down"}
+            assert sum(count for _, count in back.told) == total
+            assert all(count >= 0 for _, count in back.told)
 
 
 def test_from_a_tar_to_a_server(source, backend, node, tmp_path):

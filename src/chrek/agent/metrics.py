@@ -10,7 +10,7 @@ from chrek import names
 from chrek.kube import verbs
 
 # Of each counter and histogram a further series that nobody asks for.
-prometheus.disable_created_metrics()
+prometheus.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 STARTS = prometheus.Counter(
     "chrek_starts_total", "Container starts by outcome and Reason.", ["outcome", "reason"]

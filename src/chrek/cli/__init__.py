@@ -8,18 +8,24 @@ and an exit code.
 from __future__ import annotations
 
 import importlib
+import os
 import pathlib
 import sys
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import chrek
 from chrek import errors
 
+if TYPE_CHECKING:
+    from click import shell_completion
+
 _COMMANDS = {
     "agent": "Serve this node: capture and restore its pods (runs in the DaemonSet).",
+    "bench": "Measure how fast a workload's pods start, cold and warm.",
     "checkpoint": "Make a checkpoint of a workload that runs: its own pods are what is captured.",
+    "completion": "Print what has a shell complete commands, options and names.",
     "copy": "Copy checkpoints from one store into another.",
     "diff": "Say what differs between a pod and what checkpoints captured.",
     "doctor": "Check a cluster and the releases of chrek in it, and say what to do.",
@@ -39,6 +45,8 @@ _COMMANDS = {
     "verify": "Read artifacts of a store and compare every byte with the manifest.",
 }
 """Name -> help line. The command is `command` in `chrek.cli.<name>_command`."""
+_COMPLETE = "_CHREK_COMPLETE"
+"""By this variable a shell asks what may stand on a command line."""
 
 
 class _LazyGroup(click.Group):
@@ -59,7 +67,25 @@ class _LazyGroup(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(sorted(_COMMANDS.items()))
 
+    def shell_complete(
+        self, ctx: click.Context, incomplete: str
+    ) -> list[shell_completion.CompletionItem]:
+        # Click would import every command here as well.
+        from click import shell_completion
+
+        found = [
+            shell_completion.CompletionItem(name, help=line)
+            for name, line in sorted(_COMMANDS.items())
+            if name.startswith(incomplete)
+        ]
+        return [*found, *click.Command.shell_complete(self, ctx, incomplete)]
+
     def main(self, *args: Any, **kwargs: Any) -> Any:
+        if _COMPLETE in os.environ:
+            from chrek.cli import shells
+
+            shells.prepare()
+        kwargs.setdefault("complete_var", _COMPLETE)
         if program() != "chrek":
             kwargs.setdefault("prog_name", program())
         try:

@@ -6,30 +6,20 @@ is captured. The Kubernetes client is imported when the command runs; its help w
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping
+from typing import Any
 
 import click
-import yaml
 
-from chrek import errors, identity, names, variant
-from chrek.cli import crds
+from chrek import errors, identity, names, state, variant
+from chrek.cli import completing, printing, reading, records, waiting
 from chrek.cli import workload as workloads
-
-if TYPE_CHECKING:
-    from chrek.kube import workstation
 
 Object = dict[str, Any]
 
-POLL_SECONDS = 1.0
-UNNOTICED_SECONDS = 15.0
-"""A DynamoCheckpoint without a phase after this time has no operator that looks at it."""
-
 
 @click.command("checkpoint")
-@click.argument("reference", metavar="KIND/NAME")
-@click.option("-n", "--namespace", help="Of the workload; by default that of the kubeconfig.")
+@click.argument("reference", metavar="KIND/NAME", shell_complete=completing.workloads)
 @click.option("--model", help="Model that the worker serves, such as meta-llama/Llama-3-8B.")
 @click.option("--backend", type=click.Choice(identity.BACKENDS), help="Inference engine.")
 @click.option("--dtype", help="Data type of the weights, such as bfloat16.")
@@ -67,12 +57,31 @@ UNNOTICED_SECONDS = 15.0
     metavar="SECONDS",
     help="How long to wait.",
 )
-@click.option("--dry-run", is_flag=True, help="Print the DynamoCheckpoint, change nothing.")
-def command(reference: str, namespace: str | None, **options: Any) -> None:
+@click.option(
+    "--dry-run", is_flag=True, help="Print the DynamoCheckpoint, as YAML or JSON; change nothing."
+)
+@reading.cluster_options(namespace="Of the workload; by default that of the kubeconfig.")
+@printing.output_option
+def command(
+    reference: str, namespace: str | None, context: str | None, output: str, **options: Any
+) -> None:
     """Make a checkpoint of a workload that runs: its own pods are what is captured.
 
     KIND is deployment (deploy), statefulset (sts), job or pod. The identity is given by options, or
     by the annotation nvidia.com/chrek-identity of the workload's pods.
+
+    With -o json or yaml the outcome is printed at the end, and what happens meanwhile on stderr.
+
+    \b
+    Exit code:
+      0    it is there, also when it was there before; with --wait it is Ready
+      2    wrong usage
+      4    workload, identity or options cannot be used, or the name is another identity's
+      5    the kubeconfig cannot be used
+      23   pods of this kind cannot be captured
+      26   with --wait: it failed, or is not Ready in time
+      30   the API server does not answer or refuses, or knows no DynamoCheckpoints
+      130  with --wait: interrupted; the checkpoint goes on
 
     \b
     Example:
@@ -94,13 +103,8 @@ def command(reference: str, namespace: str | None, **options: Any) -> None:
         "maxModelLen": options["max_model_len"],
         "extraParameters": dict(map(_parse_extra, options["extra"])) or None,
     }
-
-    # It takes a second or two, so that help and wrong usage are answered before.
-    from chrek.kube import workstation
-
-    cluster = workstation.connect()
-    where = namespace or workstation.default_namespace()
-    found = workloads.find(cluster, kind, name, namespace=where)
+    reader = reading.connect(namespace, context)
+    found = workloads.find(reader, kind, name)
     raw = workloads.identity_of(found, given)
     known = identity.parse(raw)
     container = options["container"] or found.annotations.get(names.ANNOTATION_CONTAINER)
@@ -111,81 +115,35 @@ def command(reference: str, namespace: str | None, **options: Any) -> None:
         found,
         raw,
         name=options["name"] or known.hash(),
-        namespace=where,
+        namespace=reader.namespace,
         container=container,
         source=str(source),
     )
     if options["opt_in"]:
         workloads.check_opt_in(found)
+    label = f"{names.CHECKPOINT_KIND.lower()}.{names.GROUP}/{wanted['metadata']['name']}"
     if options["dry_run"]:
-        click.echo(yaml.safe_dump(wanted, sort_keys=False), nl=False)
+        if output == "name":
+            click.echo(label)
+        else:
+            printing.write(output, wanted)
         return
-    _create(cluster, wanted, known, found)
+    making = _Making(reader, found, wanted, known, output)
+    making.create()
     # A serving pod can be captured only when it opted in at its start.
     early = options["opt_in"] and (not options["wait"] or source == names.CaptureSource.WORKER)
     if early:
-        _opt_in(cluster, found, known.hash(), container, warm=False)
-    elif not options["opt_in"] and not workloads.opted_in(found, known.hash()):
-        click.echo(_how_to_opt_in(known.hash(), source))
-    if options["wait"]:
-        path = _checkpoints(where, wanted["metadata"]["name"])
-        wait(lambda: cluster.get(path), timeout=options["timeout"])
-    if options["opt_in"] and not early:
-        _opt_in(cluster, found, known.hash(), container, warm=True)
-
-
-def wait(
-    get: Callable[[], Object | None],
-    *,
-    timeout: float,
-    sleep: Callable[[float], None] = time.sleep,
-    clock: Callable[[], float] = time.monotonic,
-) -> None:
-    """Print each change of phase and message until the checkpoint is Ready.
-
-    Args:
-        get: reads the DynamoCheckpoint, None when there is none.
-        timeout: seconds to wait at most.
-        sleep: waits between two looks.
-        clock: seconds that only grow.
-
-    Raises:
-        CheckpointError: it failed, was deleted, or is not Ready in time.
-    """
-    start, said, warned = clock(), "", False
-    while True:
-        found = get()
-        if found is None:
-            raise errors.CheckpointError("the DynamoCheckpoint was deleted", hint="make it again")
-        status = found.get("status") or {}
-        phase, message = str(status.get("phase", "")), str(status.get("message", ""))
-        line = f"{phase}: {message}" if message else phase
-        if line != said:
-            click.echo(line)
-            said = line
-        name = found["metadata"]["name"]
-        if phase == names.Phase.READY:
-            return
-        if phase == names.Phase.FAILED:
-            raise errors.CheckpointError(
-                f"{names.CHECKPOINT_KIND} {name} failed: {message}",
-                hint=f'then: kubectl annotate dckpt {name} {names.ANNOTATION_RETRY}="$(date)" '
-                f"--overwrite -n {found['metadata']['namespace']}",
-            )
-        waited = clock() - start
-        if not phase and waited >= UNNOTICED_SECONDS and not warned:
-            warned = True
-            click.echo(
-                f"no operator has noticed it after {waited:.0f} s; is chrek installed for "
-                f"namespace {found['metadata']['namespace']} (dynamo-operator.watchNamespaces)?"
-            )
-        if waited >= timeout:
-            raise errors.CheckpointError(
-                f"{names.CHECKPOINT_KIND} {name} is not Ready after {timeout:.0f} s: "
-                f"{line or 'it has no phase yet'}",
-                hint="give more time with --timeout; it goes on either way",
-            )
-        sleep(min(POLL_SECONDS, max(timeout - waited, 0.0)))
+        making.opt_in(container, warm=False)
+    elif not options["opt_in"] and not making.opted_in:
+        making.say(_how_to_opt_in(known.hash(), source))
+    try:
+        if options["wait"]:
+            making.wait(options["timeout"], opts_in=options["opt_in"] and not early)
+        if options["opt_in"] and not early:
+            making.opt_in(container, warm=True)
+    finally:
+        if output != "table":
+            printing.data(output, making.outcome(), [label])
 
 
 def _parse_extra(text: str) -> tuple[str, str]:
@@ -197,43 +155,119 @@ def _parse_extra(text: str) -> tuple[str, str]:
     return key, value
 
 
-def _create(
-    cluster: workstation.Cluster,
-    wanted: Object,
-    known: identity.Identity,
-    workload: workloads.Workload,
-) -> None:
-    """Create it; one of the same identity that exists already is as good."""
-    name, namespace = wanted["metadata"]["name"], wanted["metadata"]["namespace"]
-    try:
-        cluster.create(_checkpoints(namespace), wanted)
-    except errors.ApiError as err:
-        if err.status == 404:
-            raise crds.absent(err) from err
-        there = cluster.get(_checkpoints(namespace, name)) if err.status == 409 else None
-        if there is None:
-            raise
-        _compare(there, wanted, known, workload)
-    else:
-        click.echo(f"{names.CHECKPOINT_KIND} {name} created from {workload.label}")
+class _Making:
+    """A DynamoCheckpoint on its way, and what there is to tell of it."""
 
+    def __init__(
+        self,
+        reader: reading.Reader,
+        workload: workloads.Workload,
+        wanted: Object,
+        known: identity.Identity,
+        output: str,
+    ) -> None:
+        self._reader = reader
+        self._workload = workload
+        self._wanted = wanted
+        self._known = known
+        self._output = output
+        self._name = str(wanted["metadata"]["name"])
+        self._item: Object = wanted
+        self._created = True
+        self._same = True
+        self.opted_in = workloads.opted_in(workload, known.hash())
 
-def _compare(
-    there: Object, wanted: Object, known: identity.Identity, workload: workloads.Workload
-) -> None:
-    name = wanted["metadata"]["name"]
-    other = identity.parse(there["spec"]["identity"], f"{names.CHECKPOINT_KIND} {name}: identity")
-    if other != known:
-        raise errors.InputError(
-            f"{names.CHECKPOINT_KIND} {name} exists already and is of another identity: "
-            f"{other.canonical()}",
-            hint="choose another name with --name, or leave it out",
+    def say(self, text: str) -> None:
+        """A line for a person; standard output is for data where that was asked for."""
+        click.echo(text, err=self._output != "table")
+
+    def create(self) -> None:
+        """Create it; one of the same identity that exists already is as good."""
+        try:
+            self._item = self._reader.create(reading.CHECKPOINTS, self._wanted)
+        except errors.ApiError as err:
+            there = None
+            if err.status == 409:
+                there = self._reader.get(reading.CHECKPOINTS, self._name)
+            if there is None:
+                raise
+            self._compare(there)
+        else:
+            self.say(f"{names.CHECKPOINT_KIND} {self._name} created from {self._workload.label}")
+
+    def _compare(self, there: Object) -> None:
+        label = f"{names.CHECKPOINT_KIND} {self._name}"
+        other = identity.parse(there["spec"]["identity"], f"{label}: identity")
+        if other != self._known:
+            raise errors.InputError(
+                f"{label} exists already and is of another identity: {other.canonical()}",
+                hint="choose another name with --name, or leave it out",
+            )
+        self._item, self._created = there, False
+        phase = state.status_of(there).get("phase") or "without a phase yet"
+        self.say(f"{label} exists already, of this identity: {phase}")
+        theirs, ours = _variant(there), _variant(self._wanted)
+        if theirs and ours and theirs != ours:
+            self._same = False
+            whose = self._workload.label
+            self.say(f"note: it captures another image or command than that of {whose}")
+
+    def wait(self, timeout: float, *, opts_in: bool) -> None:
+        """Wait until it is Ready.
+
+        Args:
+            timeout: seconds to wait at most.
+            opts_in: whether the workload opts in after that.
+        """
+        again = "the same command waits on"
+        if opts_in:
+            again += f", and has the pods of {self._workload.label} opt in then"
+        waiting.wait(
+            self._look,
+            self._name,
+            self._reader.namespace,
+            timeout=timeout,
+            shown=waiting.view(self._output),
+            again=again,
         )
-    phase = (there.get("status") or {}).get("phase") or "without a phase yet"
-    click.echo(f"{names.CHECKPOINT_KIND} {name} exists already, of this identity: {phase}")
-    theirs, ours = _variant(there), _variant(wanted)
-    if theirs and ours and theirs != ours:
-        click.echo(f"note: it captures another image or command than that of {workload.label}")
+
+    def _look(self) -> Object | None:
+        found = self._reader.get(reading.CHECKPOINTS, self._name)
+        if found is not None:
+            self._item = found
+        return found
+
+    def opt_in(self, container: str | None, *, warm: bool) -> None:
+        """Annotate the workload's pods, which replaces them."""
+        label = self._workload.label
+        if self.opted_in:
+            self.say(f"{label}: its pods have opted in already")
+            return
+        annotations = {names.ANNOTATION_CHECKPOINT: self._known.hash()}
+        if container:
+            annotations[names.ANNOTATION_CONTAINER] = container
+        patch = {"spec": {"template": {"metadata": {"annotations": annotations}}}}
+        self._reader.merge(workloads.resource(self._workload.kind), self._workload.name, patch)
+        self.opted_in = True
+        strategy = self._workload.raw["spec"].get("updateStrategy") or {}
+        when = "when you delete them" if strategy.get("type") == "OnDelete" else "now"
+        how = "warm" if warm else "cold until the checkpoint is Ready, warm from then on"
+        self.say(f"{label}: its pods are replaced {when} and start {how}")
+
+    def outcome(self) -> records.Made:
+        """What is known of it."""
+        status = state.status_of(self._item)
+        return records.Made(
+            namespace=self._reader.namespace,
+            name=self._name,
+            hash=self._known.hash(),
+            workload=self._workload.label,
+            created=self._created,
+            same=self._same,
+            phase=str(status.get("phase", "")),
+            message=str(status.get("message", "")),
+            opted_in=self.opted_in,
+        )
 
 
 def _variant(checkpoint: Mapping[str, Any]) -> str:
@@ -257,31 +291,3 @@ def _how_to_opt_in(hashed: str, source: str) -> str:
         f"{what} when they carry the annotation {names.ANNOTATION_CHECKPOINT}={hashed} "
         "(--opt-in sets it)"
     )
-
-
-def _opt_in(
-    cluster: workstation.Cluster,
-    workload: workloads.Workload,
-    hashed: str,
-    container: str | None,
-    *,
-    warm: bool,
-) -> None:
-    if workloads.opted_in(workload, hashed):
-        click.echo(f"{workload.label}: its pods have opted in already")
-        return
-    annotations = {names.ANNOTATION_CHECKPOINT: hashed}
-    if container:
-        annotations[names.ANNOTATION_CONTAINER] = container
-    patch = {"spec": {"template": {"metadata": {"annotations": annotations}}}}
-    cluster.merge(workload.path, patch)
-    strategy = workload.raw["spec"].get("updateStrategy") or {}
-    when = "when you delete them" if strategy.get("type") == "OnDelete" else "now"
-    how = "warm" if warm else "cold until the checkpoint is Ready, warm from then on"
-    click.echo(f"{workload.label}: its pods are replaced {when} and start {how}")
-
-
-def _checkpoints(namespace: str, name: str = "") -> str:
-    from chrek.kube import workstation
-
-    return workstation.path(names.API_VERSION, names.CHECKPOINT_PLURAL, namespace, name)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chrek import errors, names
-from chrek.cli import printing, reading
+from chrek.cli import completing, printing, reading
 
 if TYPE_CHECKING:
     from chrek.cli import differences, records
@@ -19,8 +19,14 @@ KINDS = ("dckpt", "dynamocheckpoint", "dynamocheckpoints", "checkpoint")
 
 
 @click.command("diff")
-@click.argument("subject", metavar="POD|CHECKPOINT")
-@click.argument("others", metavar="CHECKPOINT...", nargs=-1, required=True)
+@click.argument("subject", metavar="POD|CHECKPOINT", shell_complete=completing.pods_or_checkpoints)
+@click.argument(
+    "others",
+    metavar="CHECKPOINT...",
+    nargs=-1,
+    required=True,
+    shell_complete=completing.checkpoints,
+)
 @reading.cluster_options()
 @printing.output_option
 def command(

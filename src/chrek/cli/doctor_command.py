@@ -6,47 +6,37 @@ The Kubernetes client is imported when the command runs; its help works without.
 from __future__ import annotations
 
 import collections
-import json
-import logging
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import click
 
-from chrek import errors
+from chrek import cli, errors
+from chrek.cli import completing, printing, reading
 
 if TYPE_CHECKING:
-    from chrek.cli import diagnosis, releases
+    from chrek.cli import diagnosis, records, releases
 
 FAILED_CHECKS = errors.ChrekError.exit_code
 """As that of hooks."""
 
 
 @click.command("doctor")
-@click.option("-n", "--namespace", help="Of the release; by default that of the kubeconfig.")
+@reading.cluster_options(namespace="Of the release; by default that of the kubeconfig.")
 @click.option("--release", metavar="NAME", help="As helm calls it; by default all that are there.")
-@click.option(
-    "--context", metavar="NAME", help="Of the kubeconfig; by default the one that is in use."
-)
 @click.option(
     "--manifests",
     metavar="FILE",
+    shell_complete=completing.files,
     help="Before an installation: what `helm template` or `helm install --dry-run` prints; - is "
     "standard input.",
 )
-@click.option(
-    "-o",
-    "--output",
-    type=click.Choice(["table", "json"]),
-    default="table",
-    show_default=True,
-    help="json: one object for each release.",
-)
+@printing.output_option
 def command(
     namespace: str | None,
-    release: str | None,
     context: str | None,
+    release: str | None,
     manifests: str | None,
     output: str,
 ) -> None:
@@ -54,6 +44,7 @@ def command(
 
     Makes the checks that hooks make at an installation, and asks each agent for those of its node.
     Looks and asks by dry runs; changes nothing. What you have no right to look at is a warning.
+    -o name prints the checks that failed, each as GROUP/NAME.
 
     \b
     Exit code:
@@ -72,33 +63,35 @@ def command(
     if manifests is not None and namespace is not None:
         raise click.UsageError("--manifests says which namespace; give it to helm: -n NAMESPACE")
 
-    # It takes a second or two, so that help and wrong usage are answered before.
-    from chrek.cli import diagnosis, releases
-    from chrek.kube import workstation
+    from chrek.cli import records, releases
 
-    # It would tell of each attempt to connect; the error tells of the last one.
-    logging.getLogger("urllib3").setLevel(logging.ERROR)
-    failed = False
-    try:
-        if manifests is not None:
-            where = "standard input" if manifests == "-" else manifests
-            found = releases.rendered(_read(manifests), where, release)
-        cluster = workstation.connect(context=context)
-        if manifests is None:
-            namespace = namespace or workstation.default_namespace(context)
-            found = releases.installed(cluster, namespace, release)
-        look = diagnosis.of_installed if manifests is None else diagnosis.of_rendered
-        for number, one in enumerate(found):
-            rows = look(cluster, one)
-            if output == "json":
-                _print_json(one, rows)
-            else:
-                if number:
-                    click.echo()
-                _print_table(one, rows)
-            failed = failed or bool(diagnosis.failures(rows))
-    except errors.ApiError as err:
-        raise _explained(err) from err
+    if manifests is None:
+        reader = reading.connect(namespace, context)
+        found = releases.installed(reader, release)
+    else:
+        where = "standard input" if manifests == "-" else manifests
+        found = releases.rendered(_read(manifests), where, release)
+        reader = reading.connect(None, context)
+
+    # It takes a second or two, so that help and wrong usage are answered before.
+    from chrek.cli import diagnosis
+
+    look = diagnosis.of_installed if manifests is None else diagnosis.of_rendered
+    made = []
+    for number, one in enumerate(found):
+        try:
+            rows = look(reader.cluster, one)
+        except errors.ApiError as err:
+            raise reading.unanswered(err) from err
+        made.append(_record(one, rows))
+        if output == "table":
+            if number:
+                click.echo()
+            _print_table(one, rows)
+    failed = [check for one in made for check in one.checks if check.status == "fail"]
+    if output != "table":
+        wrong = [f"{check.group}/{check.name}" for check in failed]
+        printing.data(output, records.Diagnosis(releases=made), wrong)
     if failed:
         sys.exit(FAILED_CHECKS)
 
@@ -113,30 +106,30 @@ def _print_table(release: releases.Release, rows: Sequence[diagnosis.Row]) -> No
         click.echo(f"\n{heading}")
         for line in report.lines(found):
             click.echo(f"  {line}")
-    click.echo(f"\ndoctor: {diagnosis.verdict(rows, again='run chrek doctor again')}")
+    click.echo(f"\ndoctor: {diagnosis.verdict(rows, again=f'run {cli.program()} doctor again')}")
 
 
-def _print_json(release: releases.Release, rows: Sequence[diagnosis.Row]) -> None:
+def _record(release: releases.Release, rows: Sequence[diagnosis.Row]) -> records.Release:
     from chrek.checks import report
+    from chrek.cli import records
 
     counts = collections.Counter(row.outcome.status for row in rows)
-    document = {
-        "release": release.name,
-        "namespace": release.namespace,
-        "checks": [
-            {
-                "group": row.group,
-                "name": row.outcome.name,
-                "status": row.outcome.status,
-                "detail": row.outcome.detail,
-                "hint": row.outcome.hint,
-            }
+    return records.Release(
+        release=release.name,
+        namespace=release.namespace,
+        checks=[
+            records.Check(
+                group=row.group,
+                name=row.outcome.name,
+                status=row.outcome.status.value,
+                detail=row.outcome.detail,
+                hint=row.outcome.hint or "",
+            )
             for row in rows
         ],
-        "failed": counts[report.Status.FAILED],
-        "warnings": counts[report.Status.WARNING],
-    }
-    click.echo(json.dumps(document, indent=2))
+        failed=counts[report.Status.FAILED],
+        warnings=counts[report.Status.WARNING],
+    )
 
 
 def _read(file: str) -> str:
@@ -150,14 +143,3 @@ def _read(file: str) -> str:
         raise errors.InputError(
             f"{file}: cannot be read: {reason}", hint="give a file, or - for standard input"
         ) from err
-
-
-def _explained(err: errors.ApiError) -> errors.ApiError:
-    """The error, with what a person at a workstation can do."""
-    hints = {
-        0: "see whether `kubectl version` gets an answer; KUBECONFIG and --context say which "
-        "cluster is asked",
-        401: "log in again: the API server does not know the user of the kubeconfig",
-    }
-    hint = hints.get(err.status)
-    return errors.ApiError(err.message, status=err.status, hint=hint) if hint else err

@@ -6,11 +6,11 @@ import pathlib
 
 import click
 
-from chrek.cli import run_command
+from chrek.cli import completing, run_command
 
 
 @click.command("dump")
-@click.argument("name")
+@click.argument("name", shell_complete=completing.programs)
 @click.option(
     "--leave-running/--stop",
     default=True,

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import os
 import pathlib
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -20,6 +21,8 @@ import click
 from chrek import errors, storage
 
 if TYPE_CHECKING:
+    import types
+
     from chrek import config
 
 OWN = "store"
@@ -132,13 +135,20 @@ def common_options(command: CommandT) -> CommandT:
 
 
 @contextlib.contextmanager
-def opened(end: End, options: dict[str, Any], *, reads: bool) -> Iterator[storage.AnyStore]:
+def opened(
+    end: End,
+    options: dict[str, Any],
+    *,
+    reads: bool,
+    on_bytes: Callable[[str, int], None] = lambda *_: None,
+) -> Iterator[storage.AnyStore]:
     """Open a store.
 
     Args:
         end: which.
         options: of the command: `config_path` and `scratch` count.
         reads: whether nothing is to be written into it.
+        on_bytes: told of what comes from a server or goes to one: see `storage.Storage`.
 
     Raises:
         InputError, ConfigError: it is described wrongly.
@@ -156,9 +166,30 @@ def opened(end: End, options: dict[str, Any], *, reads: bool) -> Iterator[storag
             settings = msgspec.structs.replace(settings, cache=cache)
             if end.key:
                 _check_key(end, settings, reads=reads)
-        found = storage.Storage(settings, own, transfer_seconds=TRANSFER_SECONDS)
+        found = storage.Storage(settings, own, transfer_seconds=TRANSFER_SECONDS, on_bytes=on_bytes)
         stack.callback(found.close)
         yield found.of(end.namespace)
+
+
+@contextlib.contextmanager
+def undone_by_signals() -> Iterator[None]:
+    """While inside, what is half done is undone when the command is told to end."""
+    numbers = [
+        number
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        if signal.getsignal(number) != signal.SIG_IGN  # As it is below nohup.
+    ]
+
+    def end(number: int, _frame: types.FrameType | None) -> None:
+        # Whoever presses Ctrl-C twice shall not keep it from clearing up.
+        for one in numbers:
+            signal.signal(one, signal.SIG_IGN)
+        raise SystemExit(128 + number)
+
+    with contextlib.ExitStack() as stack:
+        for number in numbers:
+            stack.callback(signal.signal, number, signal.signal(number, end))
+        yield
 
 
 @contextlib.contextmanager

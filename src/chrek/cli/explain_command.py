@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chrek.cli import printing, reading, timeline
+from chrek.cli import completing, printing, reading, timeline
 
 if TYPE_CHECKING:
     from chrek.cli import records
@@ -29,7 +29,7 @@ _HEADINGS = {
 
 
 @click.command("explain")
-@click.argument("reference", metavar="POD|KIND/NAME")
+@click.argument("reference", metavar="POD|KIND/NAME", shell_complete=completing.pods)
 @click.option("--all-pods", is_flag=True, help="Of a workload: every pod, not the newest alone.")
 @reading.cluster_options()
 @printing.output_option

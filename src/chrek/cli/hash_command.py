@@ -13,18 +13,22 @@ import click
 import yaml
 
 from chrek import errors, identity, names
+from chrek.cli import completing, printing
 
 _FIELDS = {*identity.Identity.__struct_fields__, *names.IDENTITY_ALIASES}
 
 
 @click.command("hash")
-@click.argument("files", nargs=-1, required=True, metavar="FILE...")
+@click.argument(
+    "files", nargs=-1, required=True, metavar="FILE...", shell_complete=completing.files
+)
 @click.option(
     "--canonical",
     is_flag=True,
     help="Print the text that is hashed: the first 16 hex digits of its SHA-256 are the hash.",
 )
-def command(files: tuple[str, ...], canonical: bool) -> None:
+@printing.output_option
+def command(files: tuple[str, ...], canonical: bool, output: str) -> None:
     """Print the identity hash of every DynamoCheckpoint and DynamoGraphDeployment in FILE.
 
     FILE is YAML or JSON with any number of documents; `-` reads standard input. A document may be
@@ -32,7 +36,14 @@ def command(files: tuple[str, ...], canonical: bool) -> None:
     prints it; other objects are passed over.
 
     One line for each identity: the hash, two spaces, the name. A deployment's service is called
-    `name/service`, an identity by itself as its model.
+    `name/service`, an identity by itself as its model. -o name prints the hashes alone; json and
+    yaml have the canonical text as well.
+
+    \b
+    Exit code:
+      0  printed
+      2  wrong usage
+      4  FILE cannot be read, has no identity, or one that cannot be used; the others are printed
 
     \b
     Example:
@@ -44,7 +55,11 @@ def command(files: tuple[str, ...], canonical: bool) -> None:
       5941a4cb3c363457  meta-llama/Llama-3-8B
       $ kubectl get dckpt,dgd -o yaml | chrek hash -
     """  # noqa: D301 - click wants the character, not the text
-    lines: list[str] = []
+    if canonical and output != "table":
+        raise click.UsageError("--canonical is for a table; -o json has that text beside the hash.")
+    from chrek.cli import records
+
+    good: list[records.Hashed] = []
     problems: list[str] = []
     for file in files:
         found = False
@@ -55,11 +70,18 @@ def command(files: tuple[str, ...], canonical: bool) -> None:
             except errors.InputError as err:
                 problems.append(err.message)
             else:
-                lines.append(parsed.canonical() if canonical else f"{parsed.hash()}  {name}")
+                good.append(
+                    records.Hashed(
+                        hash=parsed.hash(), name=name, file=file, canonical=parsed.canonical()
+                    )
+                )
         if not found:
             problems.append(f"{file}: no identity in it")
-    for line in lines:
-        click.echo(line)
+    if output == "table":
+        for one in good:
+            click.echo(one.canonical if canonical else f"{one.hash}  {one.name}")
+    else:
+        printing.data(output, records.Hashes(identities=good), [one.hash for one in good])
     if problems:
         raise errors.InputError(
             "\n".join(problems),

@@ -11,16 +11,15 @@ import dataclasses
 import datetime
 import pathlib
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-import click
 import msgspec
 import yaml
 
-from chrek import config, errors, identity, names, quantity, state, variant
+from chrek import config, errors, identity, names, state, variant
 from chrek import store as stores
-from chrek.cli import crds
+from chrek.cli import reading, records
 from chrek.kube import workstation
 from chrek.operator import conditions, pods, templates, workloads
 from chrek.operator import housekeeping as rules
@@ -29,7 +28,6 @@ Object = dict[str, Any]
 
 _LABELS = {"app.kubernetes.io/part-of": "chrek", "app.kubernetes.io/component": "config"}
 _FILE = "operator.yaml"
-_HEADER = ("NAMESPACE", "CHECKPOINT", "ARTIFACT", "SIZE", "LAST USE", "WHY")
 _DURATION = re.compile(r"([1-9][0-9]{0,4})([smhd])")
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
@@ -67,14 +65,14 @@ class Question:
     unused_for: str | None = None
 
 
-def show(cluster: workstation.Cluster, question: Question, now: datetime.datetime) -> None:
-    """Print what housekeeping would remove.
+def planned(reader: reading.Reader, question: Question, now: datetime.datetime) -> records.Pruning:
+    """What housekeeping would remove.
 
     Raises:
         InputError, ConfigError: the settings are not to be had, or cannot be used.
         ApiError: the API server refused or did not answer.
     """
-    release = _release(cluster, question)
+    release = _release(reader, question)
     settings = release.housekeeping
     if question.max_bytes is not None:
         settings = msgspec.structs.replace(settings, maxBytes=_bytes(question.max_bytes))
@@ -83,24 +81,31 @@ def show(cluster: workstation.Cluster, question: Question, now: datetime.datetim
     found: list[rules.Artifact] = []
     reserved = 0
     for namespace in release.watchNamespaces:
-        for same, users in _identities(cluster, namespace):
+        for same, users in _identities(reader.of(namespace)):
             there = rules.artifacts(same, users, now=now, deletes=release.deletes)
             found += there
             reserved += rules.running(same) * rules.expected_bytes(there)
     plan = rules.plan(found, settings, now=now, reserved_bytes=reserved)
     shown = [one for one in plan.removals if question.namespace in (None, one.artifact.namespace)]
-    _table((one.artifact, one.why) for one in shown)
-    _sum_up(plan, settings, found)
+    return records.Pruning(
+        removals=[_removal(one.artifact, one.why) for one in shown],
+        artifacts=len(plan.removals),
+        bytes=plan.used_bytes - plan.left_bytes,
+        left_bytes=plan.left_bytes,
+        max_bytes=settings.maxBytes,
+        unused_seconds=settings.unusedSeconds,
+        over_bytes=plan.over_bytes(settings),
+        kept=_kept(found),
+    )
 
 
-def show_deletion(
-    cluster: workstation.Cluster, namespace: str, paths: Sequence[str], now: datetime.datetime
-) -> None:
-    """Print what a deletion of these paths would remove.
+def deletion(
+    reader: reading.Reader, paths: Sequence[str], now: datetime.datetime
+) -> records.Pruning:
+    """What a deletion of these paths would remove.
 
     Args:
-        cluster: the API server.
-        namespace: of the checkpoints.
+        reader: of the checkpoints' namespace.
         paths: `<hash>`, `<hash>/<variant>` or `<hash>/<variant>/<uuid>`.
         now: the time, in UTC.
 
@@ -109,24 +114,50 @@ def show_deletion(
         ApiError: the API server refused or did not answer.
     """
     wanted = [stores.parse_path(path) for path in paths]
-    gone: list[tuple[rules.Artifact, str]] = []
-    for same, users in _identities(cluster, namespace):
+    gone: list[records.Removal] = []
+    for same, users in _identities(reader):
         for one in rules.artifacts(same, users, now=now):
             place = (one.identity_hash, one.variant, one.uuid)
             for path, parts in zip(paths, wanted, strict=True):
                 if all(part in ("", mine) for part, mine in zip(parts, place, strict=True)):
                     warning = f"; note: {one.kept}" if one.kept else ""
-                    gone.append((one, f"deletion of {path}{warning}"))
+                    gone.append(_removal(one, f"deletion of {path}{warning}"))
                     break
-    _table(gone)
-    size = quantity.human(sum(one.bytes for one, _ in gone))
-    click.echo(
-        f"{len(gone)} artifacts, {size}, would be deleted, and what is there of these paths that no"
-        f" {names.CHECKPOINT_KIND} lists"
+    return records.Pruning(
+        removals=gone,
+        artifacts=len(gone),
+        bytes=sum(one.bytes for one in gone),
+        left_bytes=None,
+        max_bytes=0,
+        unused_seconds=0,
+        over_bytes=0,
+        kept=[],
     )
 
 
-def _release(cluster: workstation.Cluster, question: Question) -> Release:
+def _removal(one: rules.Artifact, why: str) -> records.Removal:
+    return records.Removal(
+        namespace=one.namespace,
+        checkpoint=one.checkpoint,
+        path=f"{one.identity_hash}/{one.variant}/{one.uuid}",
+        bytes=one.bytes,
+        last_used_at=conditions.timestamp(one.used_at),
+        why=why,
+    )
+
+
+def _kept(found: Iterable[rules.Artifact]) -> list[records.Kept]:
+    sizes: dict[str, list[int]] = collections.defaultdict(list)
+    for one in found:
+        if one.kept:
+            sizes[one.kept].append(one.bytes)
+    return [
+        records.Kept(artifacts=len(kept), bytes=sum(kept), why=str(why))
+        for why, kept in sorted(sizes.items())
+    ]
+
+
+def _release(reader: reading.Reader, question: Question) -> Release:
     if question.config_path:
         try:
             return _decoded(question.config_path.read_text(), str(question.config_path))
@@ -134,11 +165,10 @@ def _release(cluster: workstation.Cluster, question: Question) -> Release:
             raise errors.ConfigError(
                 f"{question.config_path}: {err}", hint="give the operator's configuration"
             ) from err
-    namespace = question.release_namespace or question.namespace or workstation.default_namespace()
-    where = workstation.path("v1", "configmaps", namespace)
+    namespace = question.release_namespace or reader.namespace
     found = {
         item["metadata"]["name"]: item["data"][_FILE]
-        for item in cluster.find(where, labels=_LABELS)
+        for item in reader.of(namespace).find(reading.CONFIG_MAPS, labels=_LABELS)
         if _FILE in (item.get("data") or {})
     }
     if len(found) > 1:
@@ -182,12 +212,10 @@ def _seconds(text: str) -> int:
     )
 
 
-def _identities(
-    cluster: workstation.Cluster, namespace: str
-) -> Iterable[tuple[list[Object], rules.Users]]:
+def _identities(reader: reading.Reader) -> Iterator[tuple[list[Object], rules.Users]]:
     """The checkpoints of each identity of a namespace, and who uses their artifacts."""
     by_hash: dict[str, list[Object]] = collections.defaultdict(list)
-    for item in _find(cluster, names.CHECKPOINT_PLURAL, namespace):
+    for item in reader.find(reading.CHECKPOINTS):
         try:
             raw = (item.get("spec") or {}).get("identity") or {}
             digest = identity.parse(raw).hash()
@@ -196,50 +224,51 @@ def _identities(
         by_hash[digest].append({**item, "status": state.status_of(item)})
     if not by_hash:
         return
-    where = workstation.path("v1", "pods", namespace)
-    workers = [
-        pods.project(pod) for pod in cluster.find(where, labels={names.LABEL_MANAGED: "true"})
-    ]
-    graphs = _find(cluster, names.GRAPH_PLURAL, namespace)
+    workers = collections.defaultdict(list)
+    for item in reader.find(reading.PODS, labels={names.LABEL_MANAGED: "true"}):
+        pod = pods.project(item)
+        workers[pod.reference].append(pod)
+    graphs = _graphs(reader)
+    named = {reference for graph in graphs for reference in workloads.references(graph)}
+    wanted = _wanted(graphs)
     for digest, same in by_hash.items():
         references = {digest, *(item["metadata"]["name"] for item in same)}
-        asked = [name for graph in graphs for name in _asked(graph, digest, same)]
+        asked = [_variant(template, same) for template in wanted.get(digest, ())]
         yield (
             same,
             rules.users(
-                (pod for pod in workers if pod.reference in references),
+                (pod for reference in references for pod in workers.get(reference, ())),
                 asked=asked,
-                graph=any(references & workloads.references(graph) for graph in graphs),
+                graph=bool(references & named),
                 known="" not in asked,
             ),
         )
 
 
-def _find(cluster: workstation.Cluster, plural: str, namespace: str) -> list[Object]:
+def _graphs(reader: reading.Reader) -> list[Object]:
     try:
-        return cluster.find(workstation.path(names.API_VERSION, plural, namespace))
+        return reader.find(reading.GRAPHS)
     except errors.ApiError as err:
-        if err.status == 404 and plural == names.GRAPH_PLURAL:
-            return []
         if err.status == 404:
-            raise crds.absent(err) from err
+            return []
         raise
 
 
-def _asked(graph: Mapping[str, Any], digest: str, same: Sequence[Object]) -> list[str]:
-    """Variants of an identity that a graph asks for; an empty one where that cannot be told."""
-    found = []
-    for name, service in ((graph.get("spec") or {}).get("services") or {}).items():
-        if not isinstance(service, Mapping):
-            continue
-        try:
-            wish = workloads.wish(service, name)
-            if wish is None or wish.known is None or wish.reference != digest:
+def _wanted(graphs: Iterable[Object]) -> dict[str, list[Object]]:
+    """Identity hash -> templates of the pods of graphs that ask for it by its identity."""
+    found = collections.defaultdict(list)
+    for graph in graphs:
+        for name, service in ((graph.get("spec") or {}).get("services") or {}).items():
+            if not isinstance(service, Mapping):
                 continue
-            template = workloads.template(graph["metadata"]["name"], name, service)
-        except errors.InputError:
-            continue  # It gets no pods.
-        found.append(_variant(template, same))
+            try:
+                wish = workloads.wish(service, name)
+                if wish is None or wish.known is None:
+                    continue
+                template = workloads.template(graph["metadata"]["name"], name, service)
+            except errors.InputError:
+                continue  # It gets no pods.
+            found[wish.reference].append(template)
     return found
 
 
@@ -253,45 +282,3 @@ def _variant(template: Object, same: Sequence[Object]) -> str:
             captured = templates.as_captured(template, checkpoint)
             return variant.of_container(captured["spec"]["containers"][0])
     return ""
-
-
-def _table(rows: Iterable[tuple[rules.Artifact, str]]) -> None:
-    """Print artifacts, a line each, with a header; nothing without any."""
-    lines = [
-        (
-            one.namespace,
-            one.checkpoint,
-            f"{one.identity_hash}/{one.variant}",
-            quantity.human(one.bytes),
-            conditions.timestamp(one.used_at),
-            why,
-        )
-        for one, why in rows
-    ]
-    if not lines:
-        return
-    *wide, _ = zip(_HEADER, *lines, strict=True)
-    widths = [max(map(len, column)) for column in wide]
-    for line in (_HEADER, *lines):
-        cells = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
-        click.echo("  ".join([*cells, line[-1]]))
-
-
-def _sum_up(
-    plan: rules.Plan, settings: config.Housekeeping, found: Sequence[rules.Artifact]
-) -> None:
-    going = quantity.human(plan.used_bytes - plan.left_bytes)
-    left = quantity.human(plan.left_bytes)
-    quota = f" of {quantity.human(settings.maxBytes)}" if settings.maxBytes else ""
-    click.echo(f"{len(plan.removals)} artifacts, {going}, would go; {left}{quota} stay")
-    sizes: dict[str, list[int]] = collections.defaultdict(list)
-    for one in found:
-        if one.kept:
-            sizes[one.kept].append(one.bytes)
-    for reason, kept in sorted(sizes.items()):
-        click.echo(f"  {len(kept)}, {quantity.human(sum(kept))}, stay: {reason}")
-    over = plan.over_bytes(settings)
-    if over:
-        click.echo(f"the quota is passed by {quantity.human(over)}, and nothing more may go")
-    if not settings.maxBytes and not settings.unusedSeconds:
-        click.echo("housekeeping is off: neither maxBytes nor unusedFor is set")

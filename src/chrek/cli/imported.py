@@ -10,17 +10,13 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-import click
 import yaml
 
 from chrek import errors, identity, manifest, names, state
-from chrek.cli import crds
-
-if TYPE_CHECKING:
-    from chrek.kube import workstation
+from chrek.cli import reading
 
 Object = dict[str, Any]
 
@@ -63,53 +59,69 @@ def read_identity(file: str) -> tuple[Mapping[str, Any], identity.Identity]:
 
 
 def make_ready(
-    cluster: workstation.Cluster,
+    reader: reading.Reader,
     wanted: Checkpoint,
     described: manifest.Manifest,
     digest: str,
     now: datetime.datetime,
-) -> None:
+) -> Iterator[str]:
     """Have a DynamoCheckpoint use an artifact; it is created when there is none.
 
     Args:
-        cluster: the API server.
+        reader: of its namespace.
         wanted: which one.
         described: the artifact, in the store of its namespace.
         digest: of its manifest.
         now: the time, in UTC.
+
+    Yields:
+        What was done, a line each.
 
     Raises:
         InputError: it is of another identity, shares another one's artifacts, or is full.
         ApiError: the API server refused or did not answer. UnsupportedError: it drops variants.
     """
     label = f"{names.CHECKPOINT_KIND} {wanted.name}"
-    if cluster.get(_path(wanted)) is None:
-        _create(cluster, wanted)
-        click.echo(f"{label} created")
+    if reader.get(reading.CHECKPOINTS, wanted.name) is None:
+        _create(reader, wanted)
+        yield f"{label} created"
     for _ in range(ATTEMPTS):
-        patch = _patch(cluster, wanted, described, digest, now)
+        patch = _patch(reader, wanted, described, digest, now)
         if patch is None:
-            click.echo(f"{label} has the artifact already")
+            yield f"{label} has the artifact already"
             return
         try:
-            answer = cluster.merge(f"{_path(wanted)}/status", patch)
+            answer = reader.cluster.merge(f"{_path(wanted)}/status", patch)
         except errors.ApiError as err:
             if err.status == 409:
                 continue  # The operator was faster.
-            raise
+            raise _explained(err, wanted) from err
         if state.dropped(answer.get("status") or {}, patch["status"]):
             raise errors.UnsupportedError(
                 f"{label}: the CRD of another chart keeps no variants",
                 hint="only chrek's operator can write such a status",
             )
-        click.echo(f"{label} has the artifact; the operator makes it Ready")
+        yield f"{label} has the artifact; the operator makes it Ready"
         return
     raise errors.ApiError(
         f"{label} changes all the time", status=409, hint="run it again: the artifact is there"
     )
 
 
-def _create(cluster: workstation.Cluster, wanted: Checkpoint) -> None:
+def _explained(err: errors.ApiError, wanted: Checkpoint) -> errors.ApiError:
+    """Why a status was not written: that is a right of its own."""
+    if err.status != 403:
+        return reading.explained(err, "patch", reading.CHECKPOINTS, wanted.namespace)
+    resource = f"{names.CHECKPOINT_PLURAL}.{names.GROUP}"
+    return errors.ApiError(
+        f"you may not patch the status of {resource} in namespace {wanted.namespace}",
+        status=403,
+        hint="ask for this right and run it again: the artifact is there; to see whether you have "
+        f"it: kubectl auth can-i patch {resource} --subresource=status -n {wanted.namespace}",
+    )
+
+
+def _create(reader: reading.Reader, wanted: Checkpoint) -> None:
     body = {
         "apiVersion": names.API_VERSION,
         "kind": names.CHECKPOINT_KIND,
@@ -121,16 +133,14 @@ def _create(cluster: workstation.Cluster, wanted: Checkpoint) -> None:
         },
     }
     try:
-        cluster.create(_path(wanted, ""), body)
+        reader.create(reading.CHECKPOINTS, body)
     except errors.ApiError as err:
-        if err.status == 404:
-            raise crds.absent(err) from err
         if err.status != 409:
             raise
 
 
 def _patch(
-    cluster: workstation.Cluster,
+    reader: reading.Reader,
     wanted: Checkpoint,
     described: manifest.Manifest,
     digest: str,
@@ -140,7 +150,7 @@ def _patch(
     from chrek.operator import conditions
     from chrek.operator import status as statuses
 
-    item = _own(cluster, wanted)
+    item = _own(reader, wanted)
     status = state.status_of(item)
     variants = status.get("variants") or []
     if any((v["uuid"], v["digest"]) == (described.uuid, digest) for v in variants):
@@ -170,12 +180,12 @@ def _patch(
     return {"metadata": {"resourceVersion": item["metadata"]["resourceVersion"]}, "status": changed}
 
 
-def _own(cluster: workstation.Cluster, wanted: Checkpoint) -> Object:
+def _own(reader: reading.Reader, wanted: Checkpoint) -> Object:
     """The DynamoCheckpoint, if it is the one of its identity that owns artifacts."""
     from chrek.operator import cache
 
     hashed = wanted.known.hash()
-    same = [item for item in cluster.find(_path(wanted, "")) if _hash(item) == hashed]
+    same = [item for item in reader.find(reading.CHECKPOINTS) if _hash(item) == hashed]
     found = next((item for item in same if item["metadata"]["name"] == wanted.name), None)
     if found is None:
         raise errors.InputError(
@@ -200,9 +210,7 @@ def _hash(item: Mapping[str, Any]) -> str:
         return ""
 
 
-def _path(wanted: Checkpoint, name: str | None = None) -> str:
-    """The object's path; with an empty name that of the collection."""
+def _path(wanted: Checkpoint) -> str:
     from chrek.kube import workstation
 
-    chosen = wanted.name if name is None else name
-    return workstation.path(names.API_VERSION, names.CHECKPOINT_PLURAL, wanted.namespace, chosen)
+    return workstation.path(*reading.CHECKPOINTS, wanted.namespace, wanted.name)

@@ -1,4 +1,4 @@
-"""Plots of the results of `scripts/bench`: medians, and the limits that a file names for them."""
+"""Plots of results of benchmarks: medians, and the limits that a file names for them."""
 
 from __future__ import annotations
 
@@ -171,7 +171,7 @@ def _named(key: str) -> tuple[str, str]:
     for suffix, unit in _UNITS:
         if key.endswith(suffix):
             return key.removesuffix(suffix).replace("_", " "), unit
-    return key.replace("_", " "), ""
+    return key.replace("_", " "), "times" if "_of_" in key else ""
 
 
 def plots(documents: list[Object]) -> Safe:
@@ -183,7 +183,9 @@ def _part(number: int, document: Object) -> Safe:
     found = figures(document)
     machine = document.get("machine")
     machine = machine if isinstance(machine, Mapping) else {}
-    about = [document["file"], *(machine.get(key) for key in ("date", "cpu"))]
+    about = [document["file"], document.get("workload")]
+    about += [machine.get(key) for key in ("date", "cpu")]
+    about += [f"node {one.get('name')}" for one in _list(machine.get("nodes"))]
     if machine.get("cpus"):
         about.append(f"{machine['cpus']} cores")
     parts = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -32,8 +31,7 @@ def find(reader: reading.Reader, text: str) -> tuple[str, list[Object]]:
                 "another namespace, deployment/NAME a workload",
             )
         return f"pod/{name}", [found]
-    with refusals(reader, kind):
-        owner = workload.find(reader.cluster, kind, name, namespace=reader.namespace)
+    owner = workload.find(reader, kind, name)
     selector = (owner.raw.get("spec") or {}).get("selector") or {}
     found_pods = reader.find(reading.PODS, labels=selector.get("matchLabels") or {})
     chosen = [pod for pod in found_pods if _selected(pod, selector.get("matchExpressions") or [])]
@@ -44,18 +42,6 @@ def find(reader: reading.Reader, text: str) -> tuple[str, list[Object]]:
             hint=f"kubectl describe {owner.label} -n {reader.namespace} says why",
         )
     return owner.label, chosen
-
-
-@contextlib.contextmanager
-def refusals(reader: reading.Reader, kind: str) -> Any:
-    """Says which right is missing where a workload may not be read."""
-    try:
-        yield
-    except errors.ApiError as err:
-        plurals = {"Deployment": "deployments", "StatefulSet": "statefulsets", "Job": "jobs"}
-        version = "batch/v1" if kind == "Job" else "apps/v1"
-        where = (version, plurals[kind])
-        raise reading.explained(err, "get", where, reader.namespace) from err
 
 
 def _selected(pod: Mapping[str, Any], expressions: Sequence[Mapping[str, Any]]) -> bool:

@@ -44,7 +44,7 @@ def output_option(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Choice(OUTPUTS),
         default="table",
         show_default=True,
-        help="table: for a person. name: KIND/NAME, a line each.",
+        help="table: for a person. name: names alone, a line each.",
     )(command)
 
 
@@ -56,7 +56,11 @@ def data(output: str, record: msgspec.Struct, names: Iterable[str]) -> None:
         for name in names:
             click.echo(name)
         return
-    document = msgspec.to_builtins(record)
+    write(output, msgspec.to_builtins(record))
+
+
+def write(output: str, document: Any) -> None:
+    """Print an object as JSON or YAML."""
     if output == "json":
         click.echo(json.dumps(document, indent=2, ensure_ascii=False))
         return

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from chrek import errors, names
+from chrek.cli import completing
 
 if TYPE_CHECKING:
     from chrek.kube import workstation
@@ -22,6 +23,7 @@ Object = dict[str, Any]
 CHECKPOINTS = (names.API_VERSION, names.CHECKPOINT_PLURAL)
 GRAPHS = (names.API_VERSION, names.GRAPH_PLURAL)
 PODS = ("v1", "pods")
+CONFIG_MAPS = ("v1", "configmaps")
 EVENTS = ("v1", "events")
 WEBHOOKS = ("admissionregistration.k8s.io/v1", "mutatingwebhookconfigurations")
 OURS = {"app.kubernetes.io/part-of": "chrek"}
@@ -31,13 +33,21 @@ LOG_BYTES = 64 << 10
 
 
 def cluster_options(
-    *, everywhere: bool = False
+    *, namespace: str = "By default that of the kubeconfig.", everywhere: bool = False
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """`-n`, `--context` and, where it makes sense, `-A`."""
+    """`-n`, `--context` and, where it makes sense, `-A`.
+
+    Args:
+        namespace: help of `-n`.
+        everywhere: whether there is `-A`.
+    """
     made = [
-        click.option("-n", "--namespace", help="By default that of the kubeconfig."),
+        click.option("-n", "--namespace", shell_complete=completing.namespaces, help=namespace),
         click.option(
-            "--context", metavar="NAME", help="Of the kubeconfig; by default the one in use."
+            "--context",
+            metavar="NAME",
+            shell_complete=completing.contexts,
+            help="Of the kubeconfig; by default the one in use.",
         ),
     ]
     if everywhere:
@@ -63,6 +73,10 @@ class Reader:
         self.cluster = cluster
         self.namespace = namespace
         self.notes: list[str] = []
+
+    def of(self, namespace: str) -> Reader:
+        """One of another namespace; an empty one stands for all."""
+        return Reader(self.cluster, namespace)
 
     def find(
         self,
@@ -104,6 +118,13 @@ class Reader:
 
         with self._asked("get", kind, self.namespace):
             return self.cluster.get(workstation.path(*kind, self.namespace, name))
+
+    def create(self, kind: tuple[str, str], body: Object) -> Object:
+        """Create an object in the namespace."""
+        from chrek.kube import workstation
+
+        with self._asked("create", kind, self.namespace):
+            return self.cluster.create(workstation.path(*kind, self.namespace), body)
 
     def merge(self, kind: tuple[str, str], name: str, patch: Object) -> Object:
         """Merge a patch into an object of the namespace."""
@@ -177,12 +198,19 @@ def explained(
             hint="ask for this right, or name another namespace with -n; to see whether you have "
             f"it: kubectl auth can-i {verb} {what}{option if where else ''}",
         )
-    if err.status == 404 and group == names.GROUP and verb == "list":
+    # A list and a creation need no object; a creation does need the namespace.
+    asked = group == names.GROUP and verb in ("list", "create")
+    if err.status == 404 and asked and 'namespaces "' not in err.message:
         return errors.ApiError(
             "chrek's CRDs are not installed in this cluster",
             status=404,
             hint="install chrek: helm install chrek charts/chrek --namespace NAMESPACE",
         )
+    return unanswered(err)
+
+
+def unanswered(err: errors.ApiError) -> errors.ApiError:
+    """The error, with what to do when nobody answers or the user is not known; else as it is."""
     hints = {
         0: "see whether `kubectl version` gets an answer; KUBECONFIG and --context say which "
         "cluster is asked",

@@ -13,9 +13,9 @@ from typing import Any
 import yaml
 
 import chrek
-from chrek import errors
+from chrek import cli, errors
 from chrek.checks import report, settings
-from chrek.kube import workstation
+from chrek.cli import reading
 
 Object = dict[str, Any]
 
@@ -49,30 +49,21 @@ class Release:
     problem: report.Outcome | None = None
 
 
-def installed(
-    cluster: workstation.Cluster, namespace: str, name: str | None = None
-) -> list[Release]:
-    """The releases of a namespace, or the one of this name.
+def installed(reader: reading.Reader, name: str | None = None) -> list[Release]:
+    """The releases of the reader's namespace.
+
+    Args:
+        reader: asks the API server.
+        name: of the release that is meant, if not all.
 
     Raises:
         InputError: there is none.
         ApiError: the API server refused or did not answer.
     """
-    try:
-        maps = cluster.find(workstation.path("v1", "configmaps", namespace), labels=LABELS)
-    except errors.ApiError as err:
-        if err.status != 403:
-            raise
-        raise errors.ApiError(
-            err.message,
-            status=403,
-            hint="get the right to list ConfigMaps there, which say what a release consists of; "
-            "-n names another namespace",
-        ) from err
-    found = [_release(one) for one in maps]
+    found = [_release(one) for one in reader.find(reading.CONFIG_MAPS, labels=LABELS)]
     if not found:
-        raise _absent(cluster, namespace)
-    return _selected(found, name, f"namespace {namespace}")
+        raise _absent(reader)
+    return _selected(found, name, f"namespace {reader.namespace}")
 
 
 def rendered(text: str, where: str, name: str | None = None) -> list[Release]:
@@ -152,20 +143,18 @@ def _selected(found: list[Release], name: str | None, where: str) -> list[Releas
     )
 
 
-def _absent(cluster: workstation.Cluster, namespace: str) -> errors.InputError:
+def _absent(reader: reading.Reader) -> errors.InputError:
     hint = (
         "name its namespace with -n; before an installation: helm template RELEASE charts/chrek "
-        f"-n {namespace} -f values.yaml | chrek doctor --manifests -"
+        f"-n {reader.namespace} -f values.yaml | {cli.program()} doctor --manifests -"
     )
-    try:
-        everywhere = cluster.find(workstation.path("v1", "configmaps"), labels=LABELS)
-    except errors.ApiError as err:
-        if err.status != 403:
-            raise
-        everywhere = []  # Most may look into their own namespaces only.
+    # Most may look into their own namespaces only.
+    everywhere = reader.of("").look(reading.CONFIG_MAPS, labels=LABELS) or []
     others = sorted({str(one["metadata"]["namespace"]) for one in everywhere})
     there = f"; there are releases in: {', '.join(others)}" if others else ""
-    return errors.InputError(f"namespace {namespace} has no release of chrek{there}", hint=hint)
+    return errors.InputError(
+        f"namespace {reader.namespace} has no release of chrek{there}", hint=hint
+    )
 
 
 def _at(parent: object, key: str) -> Mapping[str, Any]:

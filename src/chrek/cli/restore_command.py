@@ -7,11 +7,11 @@ import sys
 
 import click
 
-from chrek.cli import run_command
+from chrek.cli import completing, run_command
 
 
 @click.command("restore")
-@click.argument("name")
+@click.argument("name", shell_complete=completing.programs)
 @run_command.state_option
 def command(name: str, state: pathlib.Path) -> None:
     """Start a program of `chrek run` again from its newest checkpoint, or not at all.

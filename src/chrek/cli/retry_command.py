@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from chrek import cli, errors, names
-from chrek.cli import printing, reading
+from chrek.cli import completing, printing, reading
 
 Object = dict[str, Any]
 
@@ -19,7 +19,7 @@ UNNOTICED_SECONDS = 15.0
 
 
 @click.command("retry")
-@click.argument("reference", metavar="NAME|HASH")
+@click.argument("reference", metavar="NAME|HASH", shell_complete=completing.checkpoints)
 @click.option("--dry-run", is_flag=True, help="Say what would happen, change nothing.")
 @click.option("--wait", is_flag=True, help="Wait until it is Ready or has failed again.")
 @click.option(
@@ -48,19 +48,20 @@ def command(
 
     \b
     Exit code:
-      0   done, or there was nothing to do
-      2   wrong usage
-      4   there is no such checkpoint
-      5   the kubeconfig cannot be used
-      26  with --wait: it failed again, or is not Ready in time
-      30  the API server does not answer or refuses: you need the right to patch dynamocheckpoints
+      0    done, or there was nothing to do
+      2    wrong usage
+      4    there is no such checkpoint
+      5    the kubeconfig cannot be used
+      26   with --wait: it failed again, or is not Ready in time
+      30   the API server does not answer or refuses: it takes the right to patch dynamocheckpoints
+      130  with --wait: interrupted; it goes on
 
     \b
     Example:
       $ chrek retry 5941a4cb3c363457 -n my-team --wait
     """  # noqa: D301 - click wants the character, not the text
-    if wait and (dry_run or output != "table"):
-        raise click.UsageError("--wait goes neither with --dry-run nor with --output.")
+    if wait and dry_run:
+        raise click.UsageError("--wait does not go with --dry-run.")
     reader = reading.connect(namespace, context)
     from chrek.cli import checkpoints, records
 
@@ -77,6 +78,8 @@ def command(
         found = records.Retry(namespace=reader.namespace, name=name, value=value, effects=told)
         kind = f"{names.CHECKPOINT_KIND.lower()}.{names.GROUP}/{name}"
         printing.data(output, found, [kind] if told else [])
+        if told and wait:
+            _wait(reader, name, value, timeout, output)
         return
     if item is not asked:
         click.echo(f"{asked['metadata']['name']} shares the artifacts of {name}, which is older")
@@ -87,7 +90,7 @@ def command(
     elif dry_run:
         click.echo("nothing was changed")
     elif wait:
-        _wait(reader, name, value, timeout)
+        _wait(reader, name, value, timeout, output)
     else:
         option = f" -n {reader.namespace}"
         click.echo(f"asked for; see how it goes: {cli.program()} show {name}{option}")
@@ -132,17 +135,19 @@ def _state(item: Object) -> str:
     return f"it is {status['phase']}: {message}" if message else f"it is {status['phase']}"
 
 
-def _wait(reader: reading.Reader, name: str, value: str, timeout: float) -> None:
+def _wait(reader: reading.Reader, name: str, value: str, timeout: float, output: str) -> None:
     """Wait until the operator has taken the annotation, then until it is made."""
-    from chrek.cli import checkpoint_command
+    from chrek.cli import waiting
 
     def get() -> Object | None:
         return reader.get(reading.CHECKPOINTS, name)
 
     begin = time.monotonic()
-    noticed(get, value, timeout=timeout)
+    with waiting.interruptible(name, reader.namespace):
+        noticed(get, value, timeout=timeout)
     left = max(0.0, timeout - (time.monotonic() - begin))
-    checkpoint_command.wait(get, timeout=left)
+    shown = waiting.view(output)
+    waiting.wait(get, name, reader.namespace, timeout=left, shown=shown)
 
 
 def noticed(
@@ -171,6 +176,7 @@ def noticed(
         if waited >= min(timeout, UNNOTICED_SECONDS):
             raise errors.CheckpointError(
                 f"no operator has acted on it after {waited:.0f} s",
-                hint="chrek doctor tells whether the operator runs; it goes on either way",
+                hint=f"{cli.program()} doctor tells whether the operator runs; it goes on either "
+                "way",
             )
         sleep(POLL_SECONDS)

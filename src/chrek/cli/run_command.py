@@ -8,6 +8,8 @@ import sys
 
 import click
 
+from chrek.cli import completing
+
 STATE = "/var/lib/chrek/standalone"
 STORE = "/var/lib/chrek/checkpoints"
 state_option = click.option(
@@ -27,7 +29,11 @@ def say(text: str) -> None:
 @click.command(
     "run", context_settings={"ignore_unknown_options": True, "allow_interspersed_args": False}
 )
-@click.option("--name", help="By default made of the command and the directory.")
+@click.option(
+    "--name",
+    shell_complete=completing.programs,
+    help="By default made of the command and the directory.",
+)
 @click.option(
     "--store",
     default=STORE,
@@ -50,7 +56,13 @@ def say(text: str) -> None:
     help="A network with nothing but a loopback device, instead of this machine's.",
 )
 @state_option
-@click.argument("command", nargs=-1, required=True, metavar="-- COMMAND...")
+@click.argument(
+    "command",
+    nargs=-1,
+    required=True,
+    metavar="-- COMMAND...",
+    shell_complete=completing.files,
+)
 def command(
     name: str | None,
     store: pathlib.Path,

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from chrek.cli import printing, reading, timeline
+from chrek.cli import completing, printing, reading, timeline
 
 if TYPE_CHECKING:
     from chrek.cli import records
 
 
 @click.command("show")
-@click.argument("reference", metavar="NAME|HASH")
+@click.argument("reference", metavar="NAME|HASH", shell_complete=completing.checkpoints)
 @click.option("--timeline", "bars", is_flag=True, help="Draw the steps of each capture as bars.")
 @reading.cluster_options()
 @printing.output_option

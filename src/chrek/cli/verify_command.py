@@ -3,26 +3,22 @@
 from __future__ import annotations
 
 import contextlib
-import sys
 import time
-from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from chrek import errors, storage
-from chrek.cli import ends, printing
+from chrek.cli import completing, ends, printing
 
 if TYPE_CHECKING:
     from chrek import store as stores
-    from chrek.cli import records
-
-Progress = Callable[[int, int], None]
-"""Told how many bytes more were read, and of how many in all."""
+    from chrek import transfer
+    from chrek.cli import progress, records
 
 
 @click.command("verify")
-@click.argument("place", metavar="STORE")
+@click.argument("place", metavar="STORE", shell_complete=completing.directories)
 @click.argument("paths", nargs=-1, metavar="[HASH[/VARIANT[/UUID]]]...")
 @click.option("--all", "everything", is_flag=True, help="Everything in that part of STORE.")
 @ends.options()
@@ -38,16 +34,18 @@ def command(
 
     Prints a line for each artifact: path, digest of its manifest, bytes, ok or what is wrong. A bad
     one keeps nobody from reading the others. Whether the manifest itself is the right one, the
-    status of the DynamoCheckpoint tells: chrek show NAME prints its digest.
+    status of the DynamoCheckpoint tells: chrek show NAME prints its digest. How far it is, stderr
+    tells, in bytes of the artifact.
 
     \b
     Exit code:
-      0   all bytes are as they were captured
-      2   wrong usage
-      4   a path or STORE cannot be used
-      5   the configuration cannot be used
-      20  an artifact is missing or damaged
-      24  the store cannot be read
+      0    all bytes are as they were captured
+      2    wrong usage
+      4    a path or STORE cannot be used
+      5    the configuration cannot be used
+      20   an artifact is missing or damaged
+      24   the store cannot be read
+      130  Ctrl-C; as after SIGTERM (143), nothing is left in --scratch
 
     \b
     Example:
@@ -57,18 +55,23 @@ def command(
     if everything == bool(paths):
         raise click.UsageError("Give either paths or --all.")
     from chrek import transfer
-    from chrek.cli import records
+    from chrek.cli import progress, records
 
     wanted = [transfer.parse(path) for path in paths]
-    with ends.opened(ends.End.of(place, options), options, reads=True) as store:
+    watch = progress.shown("comparing")
+    with (
+        ends.undone_by_signals(),
+        ends.opened(
+            ends.End.of(place, options), options, reads=True, on_bytes=watch.moved
+        ) as store,
+    ):
         if everything:
             found = store.artifacts()
         else:
             found = [one for path in wanted for one in transfer.select(store, path)]
         done = []
         for path in dict.fromkeys(found):
-            with _shown("/".join(path)) as progress:
-                done.append(verified(store, path, progress))
+            done.append(verified(store, path, watch))
             if output == "table":
                 _print(done[-1])
     if output != "table":
@@ -84,7 +87,7 @@ def command(
 
 
 def verified(
-    store: storage.AnyStore, path: stores.ArtifactPath, progress: Progress
+    store: storage.AnyStore, path: stores.ArtifactPath, watch: progress.Bar | progress.Lines
 ) -> records.Verified:
     """Read an artifact.
 
@@ -95,11 +98,13 @@ def verified(
 
     begin, digest, size, problem = time.monotonic(), "", 0, ""
     try:
-        digest = store.stored_digest(*path)
-        artifact = store.open(*path, digest)
-        size = artifact.manifest.bytes
-        with store.fetched(artifact) as there:
-            _read(there, progress)
+        with watch.artifact("/".join(path)):
+            digest = store.stored_digest(*path)
+            artifact = store.open(*path, digest)
+            size = artifact.manifest.bytes
+            watch.begins(size)
+            with store.fetched(artifact) as there:
+                _read(there, watch)
     except errors.ArtifactError as err:
         problem = str(err)
     return records.Verified(
@@ -112,9 +117,9 @@ def verified(
     )
 
 
-def _read(artifact: stores.Artifact, progress: Progress) -> None:
+def _read(artifact: stores.Artifact, watch: transfer.Watch) -> None:
     """Compare all files with the manifest, in pieces; the first difference ends it."""
-    from chrek import digest, manifest, verification
+    from chrek import digest, manifest, transfer, verification
 
     # The threads end before the files are closed.
     with contextlib.ExitStack() as stack, digest.Pool() as pool:
@@ -123,7 +128,7 @@ def _read(artifact: stores.Artifact, progress: Progress) -> None:
             left = file.size
             for future in futures:
                 future.result()
-                progress(min(left, manifest.CHUNK_BYTES), artifact.manifest.bytes)
+                watch.moved(transfer.FILES, min(left, manifest.CHUNK_BYTES))
                 left -= manifest.CHUNK_BYTES
 
 
@@ -131,23 +136,3 @@ def _print(one: records.Verified) -> None:
     rate = one.bytes / max(one.seconds, 1e-3)
     told = f"ok {one.seconds:.1f} s {rate / 1e6:.0f} MB/s" if one.ok else f"BAD {one.error}"
     click.echo(f"{one.path} {one.digest or '-'} {one.bytes} {told}")
-
-
-@contextlib.contextmanager
-def _shown(path: str) -> Iterator[Progress]:
-    """Bytes and rate on stderr, where a person watches; nothing elsewhere."""
-    if not sys.stderr.isatty():
-        yield lambda _count, _total: None
-        return
-    from rich import console, progress
-
-    columns = (
-        progress.TextColumn("{task.description}"),
-        progress.DownloadColumn(binary_units=True),
-        progress.TransferSpeedColumn(),
-        progress.TimeElapsedColumn(),
-    )
-    screen = console.Console(stderr=True)
-    with progress.Progress(*columns, console=screen, transient=True) as bar:
-        task = bar.add_task(path, total=None)
-        yield lambda count, total: bar.update(task, advance=count, total=total)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from chrek import errors, identity, names, podtemplate
 
 if TYPE_CHECKING:
-    from chrek.kube import workstation
+    from chrek.cli import reading
 
 Object = dict[str, Any]
 
@@ -31,15 +31,18 @@ class Workload:
 
     Attributes:
         kind: such as `Deployment`.
-        label: `kind/name` for messages.
-        path: of the object at the API server.
+        name: of the object.
         raw: the object.
     """
 
     kind: str
-    label: str
-    path: str
+    name: str
     raw: Object
+
+    @property
+    def label(self) -> str:
+        """`kind/name` for messages."""
+        return f"{self.kind.lower()}/{self.name}"
 
     @property
     def template(self) -> Object:
@@ -72,24 +75,26 @@ def parse_reference(text: str) -> tuple[str, str]:
     )
 
 
-def find(cluster: workstation.Cluster, kind: str, name: str, *, namespace: str) -> Workload:
-    """Read a workload.
+def resource(kind: str) -> tuple[str, str]:
+    """API version and plural of a kind."""
+    version, plural, _ = _KINDS[kind]
+    return version, plural
+
+
+def find(reader: reading.Reader, kind: str, name: str) -> Workload:
+    """Read a workload of the reader's namespace.
 
     Raises:
         InputError: there is none of this name.
     """
-    from chrek.kube import workstation
-
-    version, plural, _ = _KINDS[kind]
-    path = workstation.path(version, plural, namespace, name)
-    raw = cluster.get(path)
+    raw, namespace = reader.get(resource(kind), name), reader.namespace
     if raw is None:
         raise errors.InputError(
             f"there is no {kind} {name} in namespace {namespace}",
-            hint=f"kubectl get {plural} -n {namespace} lists what there is; -n names another "
-            "namespace",
+            hint=f"kubectl get {resource(kind)[1]} -n {namespace} lists what there is; -n names "
+            "another namespace",
         )
-    return Workload(kind=kind, label=f"{kind.lower()}/{name}", path=path, raw=raw)
+    return Workload(kind=kind, name=name, raw=raw)
 
 
 def identity_of(workload: Workload, given: Object) -> Object:

@@ -101,7 +101,11 @@ def from_kubeconfig(file: pathlib.Path) -> Credentials:
         context = _named(raw, "contexts", "context", raw["current-context"])
         cluster = _named(raw, "clusters", "cluster", context["cluster"])
         user = _named(raw, "users", "user", context["user"])
-        tls = _tls(cluster, user, file.parent) if cluster["server"].startswith("https") else None
+        tls = (
+            tls_context(cluster, user, file.parent)
+            if cluster["server"].startswith("https")
+            else None
+        )
     except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError, ssl.SSLError) as err:
         raise errors.ConfigError(f"{file}: cannot be used as a kubeconfig: {err!r}") from err
     if "exec" in user or "auth-provider" in user:
@@ -127,7 +131,10 @@ def _named(raw: Mapping[str, Any], plural: str, singular: str, name: str) -> dic
     raise KeyError(f"{singular} {name!r}")
 
 
-def _tls(cluster: Mapping[str, Any], user: Mapping[str, Any], base: pathlib.Path) -> ssl.SSLContext:
+def tls_context(
+    cluster: Mapping[str, Any], user: Mapping[str, Any], base: pathlib.Path
+) -> ssl.SSLContext:
+    """How a kubeconfig's cluster and user are known to each other; `base` is its folder."""
     ca = _pem(cluster, "certificate-authority", base)
     tls = lenient(ssl.create_default_context(cadata=ca.decode() if ca else None))
     if cluster.get("insecure-skip-tls-verify"):

@@ -13,7 +13,7 @@ import json
 import os
 import pathlib
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from typing import Any
 
 import urllib3.exceptions
@@ -101,8 +101,73 @@ class Cluster:
         Raises:
             ApiError: it refused (with its status and message) or did not answer.
         """
+        response = self._send(
+            method, path, query, body, content_type, timeout_seconds=self._timeout_seconds
+        )
+        return bytes(response.data)
+
+    def watch(
+        self,
+        path: str,
+        *,
+        fields: Mapping[str, str],
+        resource_version: str,
+        seconds: int,
+    ) -> Generator[tuple[str, Object]]:
+        """What happens to objects from a version on: `(ADDED | MODIFIED | DELETED, object)`.
+
+        It ends after so many seconds, or before where the server or the network wants it so: then
+        look, and watch again.
+
+        Args:
+            path: of the collection.
+            fields: that the objects have.
+            resource_version: of the last object that was seen.
+            seconds: to watch at most.
+
+        Raises:
+            ApiError: status 410 when the server no longer knows the version; it refused, or did
+                not answer.
+        """
+        query = {
+            "watch": "true",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": str(seconds),
+            "fieldSelector": ",".join(f"{key}={value}" for key, value in fields.items()),
+        }
+        connect, answer = self._timeout_seconds
+        response = self._send("GET", path, query, timeout_seconds=(connect, seconds + answer))
+        rest = b""
         try:
-            response = self._api.call_api(
+            for chunk in response.stream(amt=None, decode_content=False):
+                *lines, rest = (rest + chunk).split(b"\n")
+                for event in map(_object, filter(None, lines)):
+                    item = event["object"]
+                    if event["type"] == "ERROR":
+                        raise errors.ApiError(
+                            f"watch {path}: {item.get('message', 'failed')}",
+                            status=int(item.get("code") or 0),
+                        )
+                    yield event["type"], item
+        except (urllib3.exceptions.HTTPError, OSError):
+            return
+        finally:
+            # Its connection still has the rest of the stream.
+            response.close()
+
+    def _send(
+        self,
+        method: str,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        body: Any = None,
+        content_type: str = "application/json",
+        *,
+        timeout_seconds: tuple[float, float],
+    ) -> Any:
+        """The answer of urllib3, which may still be on its way."""
+        try:
+            return self._api.call_api(
                 path,
                 method,
                 query_params=list((query or {}).items()),
@@ -111,7 +176,7 @@ class Cluster:
                 auth_settings=["BearerToken"],
                 _preload_content=False,
                 _return_http_data_only=True,
-                _request_timeout=self._timeout_seconds,
+                _request_timeout=timeout_seconds,
             )
         except client.ApiException as err:
             raise errors.ApiError(
@@ -122,7 +187,6 @@ class Cluster:
                 f"{method} {path}: no answer from {self._api.configuration.host}: {err}",
                 hint="check the address and the network between here and the API server",
             ) from err
-        return bytes(response.data)
 
     def get(self, path: str) -> Object | None:
         """An object; `None` when there is none."""

@@ -12,7 +12,7 @@ from chrek.kube import verbs
 from chrek.operator import conditions
 
 # Of each counter and histogram a further series that nobody asks for.
-prometheus_client.disable_created_metrics()
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]
 
 REGISTRY = prometheus_client.CollectorRegistry()
 

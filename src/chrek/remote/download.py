@@ -92,6 +92,7 @@ class _Download:
         descriptors: Sequence[int],
         sealer: seal.Sealer,
         pool: concurrent.futures.ThreadPoolExecutor,
+        on_bytes: Callable[[int], None],
     ) -> None:
         self._server = server
         self._namespace = key.namespace
@@ -99,6 +100,7 @@ class _Download:
         self._descriptors = descriptors
         self._sealer = sealer
         self._pool = pool
+        self._on_bytes = on_bytes
         self._headers: dict[int, asyncio.Task[bytes]] = {}
         self._read = 0
 
@@ -139,6 +141,7 @@ class _Download:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._pool, self._write, request, header, data)
         self._read += len(data)
+        self._on_bytes(sum(self._contents.rows[number].size for number in request.rows))
 
     async def _header(self, number: int) -> bytes:
         if not self._sealer.header_bytes:
@@ -178,12 +181,20 @@ def chunks(
     for number in request.rows:
         row, place = contents.rows[number], contents.places.places[number]
         stored = view[place.offset - request.offset :][: place.size]
-        compressed = sealer.open(header, place.offset, row.id, place.codec, row.size, stored)
-        chunk = pack.decode(pack.Codec(place.codec), compressed, row.size)
+        name = contents.described.files[row.file].name
+        where = f"at {place.offset} of pack {contents.places.packs[request.pack].name}"
+        try:
+            compressed = sealer.open(header, place.offset, row.id, place.codec, row.size, stored)
+            chunk = pack.decode(pack.Codec(place.codec), compressed, row.size)
+        except errors.ArtifactError as err:
+            raise errors.ArtifactError(
+                f"{name}: the bytes from {row.offset} on, {where}: {err.message}",
+                reason=err.reason,
+                hint=err.hint,
+            ) from err
         if sealer.chunk_id(chunk) != row.id:
             raise errors.ArtifactError(
-                f"{contents.described.files[row.file].name}: the bytes from"
-                f" {row.offset} on are not those that were captured",
+                f"{name}: the bytes from {row.offset} on are not those that were captured: {where}",
                 hint="the artifact is damaged: make the checkpoint again",
             )
         yield number, compressed, chunk
@@ -214,6 +225,7 @@ async def download(
     directory: pathlib.Path,
     *,
     on_first: Callable[[], None] = lambda: None,
+    on_bytes: Callable[[int], None] = lambda _: None,
 ) -> int:
     """Fetch the files of an artifact into an empty stage.
 
@@ -221,6 +233,7 @@ async def download(
         contents: what `find` found.
         directory: of the stage.
         on_first: called, maybe more than once, when all but the page files is there.
+        on_bytes: told of each request how many bytes of files came of it.
 
     Returns:
         How many bytes were read of packs.
@@ -234,7 +247,7 @@ async def download(
     ):
         for last in (False, True):
             try:
-                one = _Download(server, key, contents, descriptors, sealer, pool)
+                one = _Download(server, key, contents, descriptors, sealer, pool, on_bytes)
                 return await one.run(on_first)
             except errors.ArtifactError as err:
                 if last or err.reason != names.Reason.ARTIFACT_MISSING:

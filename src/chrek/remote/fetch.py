@@ -31,6 +31,7 @@ class Fetch:
         *,
         timeout_seconds: float,
         on_transfer: Callable[[str, int, float], None],
+        on_bytes: Callable[[int], None],
     ) -> None:
         """Begin.
 
@@ -38,6 +39,7 @@ class Fetch:
             artifact: where it will be, and its manifest.
             timeout_seconds: for all of it.
             on_transfer: told at its end: `down`, bytes, seconds.
+            on_bytes: told meanwhile how many bytes more are there.
 
         Raises:
             ArtifactError: missing or damaged. StoreError: the server or the disk.
@@ -53,14 +55,19 @@ class Fetch:
             lambda one, sealer: download.find(one, sealer, key, artifact.manifest),
             timeout_seconds=timeout_seconds,
         )
-        room.make_room(sum(row.size for row in contents.rows))
+        covered = sum(row.size for row in contents.rows)
+        room.make_room(covered)
         self._local.discard(stores.Stage(key.uuid, artifact.path))
         self._stage = self._local.stage(key.identity_hash, key.variant, key.uuid)
+        # The rest is holes.
+        on_bytes(artifact.manifest.bytes - covered)
         self._first = threading.Event()
         self._ended = False
         self._future = server.start(
             lambda one, sealer: download.download(
-                one, sealer, key, contents, self._stage.path, on_first=self._first.set
+                *(one, sealer, key, contents, self._stage.path),
+                on_first=self._first.set,
+                on_bytes=on_bytes,
             ),
             timeout_seconds=max(1.0, self._begin + timeout_seconds - time.monotonic()),
         )

@@ -35,6 +35,7 @@ class Remote:
         *,
         transfer_seconds: float,
         on_transfer: Callable[[str, int, float], None],
+        on_bytes: Callable[[str, int], None],
     ) -> None:
         """Prepare; nothing is read yet.
 
@@ -42,6 +43,7 @@ class Remote:
             settings: `type` is not `pvc`.
             transfer_seconds: the longest time for an upload or a download.
             on_transfer: told of each: `up` or `down`, bytes, seconds.
+            on_bytes: told meanwhile: `up` or `down`, how many bytes more.
 
         Raises:
             ConfigError: the URI cannot be used.
@@ -54,6 +56,7 @@ class Remote:
         self._settings = settings
         self._seconds = transfer_seconds
         self._on_transfer = on_transfer
+        self._on_bytes = on_bytes
         self._cache = cache.Cache(pathlib.Path(settings.cache.path), settings.cache.sizeBytes)
         self._server = server.Server(
             functools.partial(_backend, settings), functools.partial(_unlock, settings.encryption)
@@ -67,6 +70,7 @@ class Remote:
             transfer_seconds=self._seconds,
             known=self._known,
             on_transfer=self._on_transfer,
+            on_bytes=self._on_bytes,
         )
 
     def cache_bytes(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 from chrek.remote import backend, pack, places, seal
 
@@ -12,10 +13,23 @@ AT_ONCE = 3
 class Packs:
     """Fills packs and has them sent."""
 
-    def __init__(self, server: backend.Backend, namespace: str, sealer: seal.Sealer) -> None:
+    def __init__(
+        self,
+        server: backend.Backend,
+        namespace: str,
+        sealer: seal.Sealer,
+        *,
+        on_sent: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        """Begin with an empty one.
+
+        Args:
+            on_sent: told of each that is stored how many bytes its chunks had uncompressed.
+        """
         self._server = server
         self._namespace = namespace
         self._sealer = sealer
+        self._on_sent = on_sent
         self._slots = asyncio.Semaphore(AT_ONCE)
         self._sending: list[asyncio.Task[backend.Pack]] = []
         self._begin()
@@ -23,6 +37,7 @@ class Packs:
     def _begin(self) -> None:
         self._pack = self._sealer.pack()
         self._data = bytearray(self._pack.header)
+        self._bytes = 0
 
     async def add(
         self, chunk_id: bytes, codec: pack.Codec, stored: bytes | memoryview, *, size: int
@@ -40,6 +55,7 @@ class Packs:
             await self.send()
         at = len(self._data)
         self._data += self._pack.seal(chunk_id, codec, stored, offset=at, size=size)
+        self._bytes += size
         return places.Place(len(self._sending), at, len(self._data) - at, codec)
 
     async def send(self) -> None:
@@ -50,14 +66,16 @@ class Packs:
         for task in self._sending:
             if task.done():
                 task.result()
-        self._sending.append(asyncio.create_task(self._put(memoryview(self._data))))
+        self._sending.append(asyncio.create_task(self._put(memoryview(self._data), self._bytes)))
         self._begin()
 
-    async def _put(self, data: memoryview) -> backend.Pack:
+    async def _put(self, data: memoryview, size: int) -> backend.Pack:
         try:
-            return await self._server.put_pack(self._namespace, data)
+            made = await self._server.put_pack(self._namespace, data)
         finally:
             self._slots.release()
+        self._on_sent(size)
+        return made
 
     async def all(self) -> list[backend.Pack]:
         """All packs, in their order, once they are stored."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import pathlib
 import time
 from collections.abc import Callable, Iterator
@@ -49,6 +50,7 @@ class Store:
         transfer_seconds: float,
         known: Known,
         on_transfer: Callable[[str, int, float], None] = lambda *_: None,
+        on_bytes: Callable[[str, int], None] = lambda *_: None,
     ) -> None:
         """Describe; nothing is read yet.
 
@@ -58,6 +60,7 @@ class Store:
             transfer_seconds: the longest time for an upload or a download.
             known: shared by the stores of a process.
             on_transfer: told of each: `up` or `down`, bytes, seconds.
+            on_bytes: told meanwhile: `up` or `down`, how many bytes more.
         """
         self._server = server
         self._cache = cache
@@ -68,6 +71,7 @@ class Store:
         self._intact = known.intact
         self._upkeep = upkeep.Upkeep(server, namespace, known.usage.setdefault(namespace, {}))
         self._on_transfer = on_transfer
+        self._on_bytes = on_bytes
 
     @property
     def base(self) -> pathlib.Path:
@@ -108,9 +112,12 @@ class Store:
         key = self._key(described.identityHash, described.variant, described.uuid)
         self._local.check_new(stage)
         begin = time.monotonic()
+        tell = functools.partial(self._on_bytes, "up")
         with self._cache.using(key):
             done = self._server.run(
-                lambda one, sealer: upload.upload(one, sealer, key, stage.path, data),
+                lambda one, sealer: upload.upload(
+                    one, sealer, key, stage.path, data, on_bytes=tell
+                ),
                 timeout_seconds=self._seconds,
                 fresh=True,
             )
@@ -222,6 +229,7 @@ class Store:
             *(self._server, self._cache, key, artifact),
             timeout_seconds=self._seconds,
             on_transfer=self._on_transfer,
+            on_bytes=functools.partial(self._on_bytes, "down"),
         )
         turn.callback(one.close)
         one.first()

@@ -11,10 +11,11 @@ import collections
 import concurrent.futures
 import contextlib
 import dataclasses
+import itertools
 import os
 import pathlib
 import struct
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 
 from chrek import digest, errors, manifest
 from chrek import store as stores
@@ -24,6 +25,7 @@ from chrek.remote import packs as packs_module
 AHEAD = 8
 """Windows of 4 MiB that are read ahead."""
 COLLECTOR_POLL_SECONDS = 1.0
+TOLD_BYTES = 8 << 20
 _PLACE = struct.Struct("<?IIIB")
 
 
@@ -53,12 +55,16 @@ async def upload(
     key: backend.Key,
     directory: pathlib.Path,
     text: bytes,
+    *,
+    on_bytes: Callable[[int], None] = lambda _: None,
 ) -> Uploaded:
     """Send an artifact and commit it.
 
     Args:
         directory: has the files that the manifest names.
         text: the manifest, which is stored byte for byte.
+        on_bytes: told how many bytes more of the files are there: of those in packs when a pack is
+            stored, of zeros and of what the store had when they were read.
 
     Raises:
         StoreError: the server failed; there is no such artifact, and what was sent of it goes when
@@ -68,13 +74,15 @@ async def upload(
     async with marks.marked(server, key):
         known = await index.known(server, sealer, key)
         with concurrent.futures.ThreadPoolExecutor(digest.THREADS) as pool:
-            packs = packs_module.Packs(server, key.namespace, sealer)
+            packs = packs_module.Packs(server, key.namespace, sealer, on_sent=on_bytes)
             try:
-                made = _Assembly(known)
+                made, way = _Assembly(known), _Way(described.files, on_bytes)
                 with _opened(directory, described.files) as descriptors:
                     windows = chunking.plan(directory / stores.IMAGES, described.files)
                     async for chunk in _read_ahead(pool, windows, descriptors, sealer, made):
+                        way.go(chunk.span, sent=chunk.id not in made)
                         await made.add(chunk, packs)
+                way.end()
                 own = await packs.all()
             except BaseException:
                 packs.cancel()
@@ -98,6 +106,32 @@ async def look_again(server: backend.Backend, namespace: str, own: Sequence[back
         raise errors.StoreError(
             f"{len(gone)} packs went while the artifact was being made", hint="make it again"
         )
+
+
+class _Way:
+    """How far the files were read, for what is not told of when a pack is stored."""
+
+    def __init__(self, files: Sequence[manifest.File], on_bytes: Callable[[int], None]) -> None:
+        *self._starts, self._all = itertools.accumulate((one.size for one in files), initial=0)
+        self._on_bytes = on_bytes
+        self._at = 0
+        self._untold = 0
+
+    def go(self, span: chunking.Span, *, sent: bool) -> None:
+        """On to the end of a chunk, over zeros before it."""
+        end = self._starts[span.file] + span.offset + span.size
+        self._untold += end - self._at - (span.size if sent else 0)
+        self._at = end
+        if self._untold >= TOLD_BYTES:
+            self._tell()
+
+    def end(self) -> None:
+        self._untold += self._all - self._at
+        self._tell()
+
+    def _tell(self) -> None:
+        self._on_bytes(self._untold)
+        self._untold = 0
 
 
 class _Assembly:
