@@ -40,6 +40,27 @@ def test_nothing(api, run):
     ]
 
 
+def test_by_default_what_the_pod_asks_for(api, run):
+    warm.cluster(api, warm.checkpoint(), pods=[warm.pod()])
+    assert run("llm-1").stdout == run("llm-1", "llama").stdout != ""
+
+
+def test_a_pod_that_asks_for_none(api, run):
+    plain = warm.pod()
+    plain["metadata"]["annotations"] = {}
+    warm.cluster(api, warm.checkpoint(), pods=[plain])
+    result = run("llm-1")
+    assert result.exit_code == errors.InputError.exit_code
+    assert "pod/llm-1 asks for no checkpoint" in result.stderr
+
+
+def test_a_checkpoint_is_compared_with_a_named_one(api, run):
+    warm.cluster(api, warm.checkpoint())
+    result = run("dckpt/llama")
+    assert result.exit_code == 2
+    assert "Name a checkpoint to compare it with." in result.stderr
+
+
 def test_differences(api, run):
     main = {"image": "llama:2", "resources": {"limits": {"memory": "1Gi"}}}
     warm.cluster(api, warm.checkpoint(), pods=[warm.pod(container=main)])

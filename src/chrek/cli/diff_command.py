@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from chrek import errors, names
+from chrek import cli, errors, names
 from chrek.cli import completing, printing, reading
 
 if TYPE_CHECKING:
@@ -21,11 +21,7 @@ KINDS = ("dckpt", "dynamocheckpoint", "dynamocheckpoints", "checkpoint")
 @click.command("diff")
 @click.argument("subject", metavar="POD|CHECKPOINT", shell_complete=completing.pods_or_checkpoints)
 @click.argument(
-    "others",
-    metavar="CHECKPOINT...",
-    nargs=-1,
-    required=True,
-    shell_complete=completing.checkpoints,
+    "others", metavar="[CHECKPOINT]...", nargs=-1, shell_complete=completing.checkpoints
 )
 @reading.cluster_options()
 @printing.output_option
@@ -35,7 +31,8 @@ def command(
     """Say what differs between a pod and what checkpoints captured.
 
     The first argument is a pod, KIND/NAME of a workload, whose newest pod counts, or a checkpoint;
-    dckpt/NAME is always a checkpoint. Others are checkpoints by name or hash.
+    dckpt/NAME is always a checkpoint. Others are checkpoints by name or hash; without them it is the
+    one that the pod asks for.
 
     Compared is what objects tell: image, command, env, user, GPUs, mounts, resources. What only the
     node knows, an agent compares when the pod starts: chrek explain POD. Values of env are never
@@ -45,7 +42,7 @@ def command(
     Exit code:
       0   nothing differs that would keep the pod from being restored
       2   wrong usage
-      4   there is no such pod or checkpoint
+      4   there is no such pod or checkpoint, or the pod asks for none
       5   the kubeconfig cannot be used
       22  something differs
       23  it is not clear which container of the pod is the worker
@@ -53,15 +50,16 @@ def command(
 
     \b
     Example:
-      $ chrek diff deployment/my-llm 5941a4cb3c363457 -n my-team
+      $ chrek diff deployment/my-llm -n my-team
+      $ chrek diff my-llm-0 5941a4cb3c363457 -n my-team
     """  # noqa: D301 - click wants the character, not the text
     reader = reading.connect(namespace, context)
     from chrek.cli import checkpoints, records
 
     items = reader.find(reading.CHECKPOINTS)
-    label, side = _subject(reader, items, subject)
+    label, side, pod = _subject(reader, items, subject)
     found = []
-    for reference in others:
+    for reference in others or [_asked(label, pod, items)]:
         item = checkpoints.required(items, reference, reader.namespace)
         found.append(compared(label, side, item))
     if output == "table":
@@ -77,7 +75,8 @@ def command(
 
 def _subject(
     reader: reading.Reader, items: list[Object], text: str
-) -> tuple[str, differences.Side]:
+) -> tuple[str, differences.Side, Object | None]:
+    """What it is called, what it has, and the pod if it is one."""
     from chrek.cli import checkpoints, differences, pods
 
     kind, _, name = text.rpartition("/")
@@ -90,7 +89,7 @@ def _subject(
         else:
             shown = f"pod/{found[0]['metadata']['name']}"
             label = shown if label == shown else f"{label} ({shown})"
-            return label, differences.of_pod(found[0])
+            return label, differences.of_pod(found[0]), found[0]
         name = text
     item = checkpoints.required(items, name, reader.namespace)
     side = differences.of_checkpoint(item)
@@ -99,7 +98,23 @@ def _subject(
             f"{names.CHECKPOINT_KIND} {name} has no pod template: it captures serving pods",
             hint="name one of its pods as the first argument",
         )
-    return f"dckpt/{item['metadata']['name']}", side
+    return f"dckpt/{item['metadata']['name']}", side, None
+
+
+def _asked(label: str, pod: Object | None, items: list[Object]) -> str:
+    """The checkpoint that a pod asks for."""
+    from chrek.cli import unmanaged
+
+    if pod is None:
+        raise click.UsageError("Name a checkpoint to compare it with.")
+    reference, item = unmanaged.asked_for(pod, items)
+    if item is not None:
+        return str(item["metadata"]["name"])
+    if not reference:
+        raise errors.InputError(
+            f"{label} asks for no checkpoint", hint=f"name one; {cli.program()} list shows them"
+        )
+    return reference
 
 
 def compared(label: str, side: differences.Side, item: Object) -> records.Comparison:
