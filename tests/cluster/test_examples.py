@@ -6,7 +6,7 @@ own as well.
 
 from __future__ import annotations
 
-import re
+import os
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import yaml
 
 from chrek import names
 from cluster import kube, operator_process
+from e2e import documented
 
 pytestmark = pytest.mark.cluster
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -75,7 +76,7 @@ def pod_specs(item: Object) -> list[Object]:
     return made
 
 
-def dry_run(server: kube.Kube, *words: str, text: str | None = None) -> list[str]:
+def dry_run(server: kube.Kube, *words: str, text: str) -> list[str]:
     """What kubectl says to an apply that changes nothing, line by line; no warning is among it."""
     done = subprocess.run(
         server.argv("apply", "--dry-run=server", "--validate=strict", *words),
@@ -110,16 +111,43 @@ def test_every_file_is_here() -> None:
     assert found == {*OBJECTS, *VALUES}
 
 
+@pytest.fixture
+def desk(server: kube.Kube, tmp_path: Path) -> documented.Desk:
+    made = documented.Desk.made(
+        tmp_path / "desk",
+        tools=os.fspath(server.where.bin),
+        KUBECONFIG=os.fspath(server.where.kubeconfig),
+    )
+    return made.filled(**{"my-team": server.namespace})
+
+
 @pytest.mark.parametrize("name", OBJECTS)
-def test_the_command_of_a_file_is_taken(server: kube.Kube, name: str) -> None:
-    readme = (EXAMPLES / "README.md").read_text()
-    (file,) = re.findall(rf"`kubectl apply -n my-team -f (examples/{name}\.yaml)`", readme)
-    lines = dry_run(server, "-f", file)
+def test_the_command_of_a_file_is_taken(desk: documented.Desk, name: str) -> None:
+    commands = documented.find("kubectl apply -n my-team -f examples/*")
+    (command,) = [one for one in commands if one.text.endswith(f"/{name}.yaml")]
+    done = desk.run(f"{command.text} --dry-run=server --validate=strict")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "", "no warning"
+    lines = done.stdout.splitlines()
     wanted = [
         f"{item['kind'].lower()}{suffix(item)}/{item['metadata']['name']} created (server dry run)"
         for item in documents(name)
     ]
     assert lines == wanted
+
+
+def test_every_file_has_a_command() -> None:
+    assert len(documented.find("kubectl apply -n my-team -f examples/*")) == len(OBJECTS)
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_the_command_of_values_is_taken(desk: documented.Desk, name: str) -> None:
+    """Rendered with what the API server knows, each object asked about by a dry run."""
+    commands = documented.find("helm upgrade --install chrek charts/chrek -n my-team -f examples/*")
+    (command,) = [one for one in commands if one.text.endswith(f"/{name}.yaml")]
+    said = desk.type(f"{command.text} --dry-run=server")
+    assert "STATUS: pending-install" in said
+    assert "kind: DaemonSet" in said
 
 
 def suffix(item: Object) -> str:

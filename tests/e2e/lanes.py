@@ -35,6 +35,7 @@ LAST = (
 """In this order, with nothing beside them."""
 FIRST = (
     "test_conformance",
+    "test_documented_release",
     "test_remote_stores",
     "test_checkpoint_life",
     "test_broken",

@@ -10,13 +10,15 @@ import json
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent import futures
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from e2e import place, servers
+from e2e import documented, place, servers
 from showcase import cluster, commands, setup
 
 NAMESPACE = "broken-team"
@@ -146,14 +148,18 @@ def a_file_as_signal_path(live: cluster.Cluster) -> str:
         commands.run([*on_node, "rm", "-rf", path])
 
 
-def no_such_storage_class(live: cluster.Cluster) -> tuple[str, Object]:
+def no_such_storage_class(live: cluster.Cluster) -> tuple[str, str, Object]:
     namespace = "broken-words"
     with gone_afterwards(live, namespace):
         said = install(live, namespace, "--set=storage.pvc.storageClassName=none-such")
         (pod,) = live.items(
             f"/api/v1/namespaces/{namespace}/pods?labelSelector=app.kubernetes.io%2Fcomponent%3Dhooks"
         )
-        return said, pod["status"]["containerStatuses"][0]["state"]["terminated"]
+        with tempfile.TemporaryDirectory() as folder:
+            desk = documented.Desk.of(live, namespace, Path(folder))
+            command = documented.one("kubectl logs job/<fullname>-pre-install")
+            log = desk.filled(**{"<fullname>": setup.RELEASE}).type(command)
+        return said, log, pod["status"]["containerStatuses"][0]["state"]["terminated"]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -180,12 +186,13 @@ def test_a_signal_path_that_is_a_file(attempts: dict[str, futures.Future[str]]) 
 
 
 def test_the_word_of_a_hook_is_left_where_it_can_be_found(
-    attempts: dict[str, futures.Future[tuple[str, Object]]],
+    attempts: dict[str, futures.Future[tuple[str, str, Object]]],
 ) -> None:
     """The last line is the pod's termination message, for when helm's output is gone."""
     name = test_the_word_of_a_hook_is_left_where_it_can_be_found.__name__
-    said, ended = attempts[name].result()
+    said, log, ended = attempts[name].result()
     assert "pre-install: storage failed: StorageClass 'none-such': not found" in said, said
+    assert "pre-install: storage failed: StorageClass 'none-such': not found" in log, log
     assert ended["exitCode"] == FAILED_CHECKS
     assert ended["message"].startswith("pre-install: storage failed: StorageClass 'none-such'")
 

@@ -2,44 +2,44 @@
 
 from __future__ import annotations
 
-import os
-import sys
+from pathlib import Path
 
-from e2e import place, tiny
-from showcase import commands, pods
+from e2e import documented, place, tiny
+from showcase import pods
+
+NAME = "my-llm"
 
 
-def test_a_running_deployment_starts_warm_from_then_on(here: place.Place) -> None:
-    worker = tiny.Worker("tiny/running")
-    labels = {"app": "running"}
+def test_a_running_deployment_starts_warm_from_then_on(here: place.Place, tmp_path: Path) -> None:
+    """With the lines of the pages, which first make the checkpoint and then use it."""
+    worker = tiny.Worker("meta-llama/Llama-3-8B")
+    labels = {"app": NAME}
     deployment = {
         "apiVersion": "apps/v1",
         "kind": "Deployment",
-        "metadata": {"name": "running"},
+        "metadata": {"name": NAME},
         "spec": {
             "selector": {"matchLabels": labels},
             "template": {"metadata": {"labels": labels}, "spec": worker.spec()},
         },
     }
     here.live.apply(deployment, namespace=here.namespace)
-    before = here.ready_pods("app=running", 1)[0]
-    asked = ["deployment/running", "--model=tiny/running", "--backend=vllm", "--opt-in", "--wait"]
-    done = commands.run(
-        [
-            sys.executable, "-c", "from chrek.cli import main; main()", "checkpoint", *asked,
-            f"--namespace={here.namespace}", "--timeout=120",
-        ],
-        environment={"KUBECONFIG": os.fspath(here.live.kubeconfig)},
-    )  # fmt: skip
-    lines = done.stdout.splitlines()
-    assert lines[0] == f"DynamoCheckpoint {worker.hash} created from deployment/running"
-    assert any(line.startswith("Ready") for line in lines)
-    assert lines[-1] == "deployment/running: its pods are replaced now and start warm"
-    here.live.kubectl(
-        "rollout", "status", "deployment/running", f"--namespace={here.namespace}", "--timeout=60s"
+    before = here.ready_pods(f"app={NAME}", 1)[0]
+    desk = documented.Desk.of(
+        here.live, here.namespace, tmp_path / "desk", NAME=NAME, **{"…": worker.model}
     )
-    after = here.ready_pods("app=running", 1)[-1]
+    make = documented.one("docs/guides/deployments.md#without-touching-the-workload")
+    said = desk.type(make)
+    documented.assert_shown(make, said, {})
+    assert "\nReady" in said
+    use = documented.one("chrek checkpoint deployment/NAME --model … --backend vllm")
+    lines = desk.type(f"{use.text} --opt-in --wait").splitlines()
+    assert lines[-1] == f"deployment/{NAME}: its pods are replaced now and start warm"
+    here.live.kubectl(
+        "rollout", "status", f"deployment/{NAME}", f"--namespace={here.namespace}", "--timeout=60s"
+    )
+    after = here.ready_pods(f"app={NAME}", 1)[-1]
     assert pods.name(after) != pods.name(before)
     place.assert_warm(here.live, pods.reload(here.live, after))
-    here.remove("deployment/running")
+    here.remove(f"deployment/{NAME}")
     here.forget(worker)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+from pathlib import Path
 
-from e2e import fault, place
+from e2e import documented, fault, place
 from showcase import setup
 
 
@@ -29,8 +30,9 @@ def run(here: place.Place, *, check: bool = True) -> str:
     )  # fmt: skip
 
 
-def test_helm_test_passes(here: place.Place) -> None:
-    said = run(here)
+def test_helm_test_passes(here: place.Place, tmp_path: Path) -> None:
+    desk = documented.Desk.of(here.live, here.namespace, tmp_path / "desk")
+    said = desk.type(documented.one("helm test chrek --namespace my-team --logs"), timeout=330)
     assert "Succeeded" in said, said
     assert "\nround-trip: passed: memory and files came back" in said, said
     rows = table(said)

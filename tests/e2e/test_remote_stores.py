@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from e2e import node, place, servers, tiny
-from showcase import cluster, commands, errors, pods, setup
+from e2e import documented, node, place, servers, tiny
+from showcase import cluster, commands, pods, setup
 
 
 @dataclasses.dataclass(frozen=True)
@@ -146,15 +146,13 @@ def test_what_was_deleted_on_the_server_is_missed(site: Site) -> None:
     here.forget(worker)
 
 
-def test_what_is_marked_is_fetched_ahead(site: Site) -> None:
+def test_what_is_marked_is_fetched_ahead(site: Site, tmp_path: Path) -> None:
     here = site.at
     worker = tiny.Worker("tiny/remote-prewarm")
     made = here.capture(worker, node="n1")
     uuid = str(made["status"]["variants"][0]["uuid"])
-    here.live.kubectl(
-        "annotate", f"--namespace={here.namespace}", f"dckpt/{worker.hash}",
-        "chrek.nvidia.com/prewarm=true",
-    )  # fmt: skip
+    desk = documented.Desk.of(here.live, here.namespace, tmp_path / "desk", NAME=worker.hash)
+    desk.type(documented.one("kubectl annotate dckpt NAME chrek.nvidia.com/prewarm=true"))
     cluster.wait_until(
         lambda: any(uuid in str(path) for path in cached(site, "n2")),
         lambda: f"{uuid} is in the cache of n2: {cached(site, 'n2')}",
@@ -163,23 +161,20 @@ def test_what_is_marked_is_fetched_ahead(site: Site) -> None:
     here.forget(worker)
 
 
-def test_the_store_gets_another_key(site: Site) -> None:
+def test_the_store_gets_another_key(site: Site, tmp_path: Path) -> None:
     """While agents go on that had the old one in memory."""
     here = site.at
     worker = tiny.Worker("tiny/remote-rekey")
     made = here.capture(worker, node="n1")["status"]["variants"][0]
-    rekey = (
-        "exec", f"--namespace={here.namespace}", "ds/chrek-agent", "--container=agent", "--",
-        "chrek", "prune", "--rekey", "--config", "/etc/chrek/agent.yaml",
-    )  # fmt: skip
+    desk = documented.Desk.of(here.live, here.namespace, tmp_path / "desk")
+    rekey = documented.one("kubectl exec --namespace my-team ds/chrek-agent --container agent*")
     if "encryption" in site.kind.settings:
         path = f"{worker.hash}/{made['name']}/{made['uuid']}"
-        lines = here.live.kubectl(*rekey).splitlines()
+        lines = desk.type(rekey).splitlines()
         assert f"{path} is sealed with the new key" in lines
         assert "the older key is gone" in lines
     else:
-        with pytest.raises(errors.ShowError, match="the store is not encrypted"):
-            here.live.kubectl(*rekey)
+        assert "the store is not encrypted" in desk.run(rekey).stderr
     with here.pod(worker.pod("rekeyed", node="n2")) as pod:
         place.assert_warm(here.live, pod)
     here.forget(worker)

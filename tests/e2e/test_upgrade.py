@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from devcluster import cache
-from e2e import place, tiny
+from e2e import documented, place, tiny
 from showcase import cluster, commands, pods, setup
 
 NAMESPACE = "upgraded-team"
@@ -38,7 +38,8 @@ def released(live: cluster.Cluster) -> Path:
         prefix = "optional: " if shallow == "true" else ""
         pytest.skip(f"{prefix}no commit {commit} here, release {version}: git fetch --unshallow")
     assert version != setup.VERSION, f"{version} is out: raise the version of what comes next"
-    commands.stream([setup.SCRIPTS / "build", "released"])
+    program, word = documented.one("scripts/build released").text.split()
+    commands.stream([commands.ROOT / program, word])
     where = cache.Cache.from_environment().root / "released"
     for name in ("chrek", "chrek-init"):
         commands.stream([setup.SCRIPTS / "cluster", "load", where / "images" / f"{name}.tar"])

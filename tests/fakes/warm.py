@@ -128,6 +128,7 @@ def pod(name="llm-1", *, wanted="llama", start=None, injected=True, annotations=
 def restored(**fields):
     message = f"restored 1.40 GB of checkpoint {HASH} in 1.17 s (0.95 s in CRIU)"
     start = {"outcome": "restored", "reason": "Restored", "message": message, "uuid": UUID}
+    start["seconds"] = 1.17
     return {**start, "variant": artifact()["name"], **fields}
 
 

@@ -36,6 +36,7 @@ RESTORED = report.Start(
     uuid="u-1",
     variant="aaaa",
     steps={"criu": 0.5},
+    seconds=0.6,
 )
 
 
@@ -71,6 +72,7 @@ async def test_a_restored_pod(server, reporter):
         "variant": "aaaa",
         "at": condition["lastTransitionTime"],
         "steps": {"criu": 0.5},
+            "seconds": 0.6,
     }
     assert datetime.datetime.fromisoformat(start["at"]).tzinfo is not None
 

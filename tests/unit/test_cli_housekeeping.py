@@ -2,6 +2,7 @@
 
 import datetime
 import json
+import re
 
 import jsonschema
 import pytest
@@ -86,7 +87,7 @@ def graph(api, section, name="g", **pod):
 def rows(result):
     """The table's rows, split at wide gaps."""
     lines = result.stdout.splitlines()
-    end = next(n for n, line in enumerate(lines) if " artifacts, " in line)
+    end = next(n for n, line in enumerate(lines) if re.match(r"\d+ artifacts?, ", line))
     table = [[cell for cell in line.split("  ") if cell] for line in lines[:end]]
     assert not table or table[0][0] == "NAMESPACE"
     return [[cell.strip() for cell in row] for row in table[1:]], lines[end:]
@@ -101,7 +102,7 @@ def test_what_is_unused_for_too_long(api, run):
     assert [row[:4] for row in table] == [["team", HASH, f"{HASH}/{LLAMA}", "10.0Gi"]]
     assert table[0][5].startswith("not used since ")
     assert "storage.housekeeping.unusedFor" in table[0][5]
-    assert rest == ["1 artifacts, 10.0Gi, would go; 10.0Gi stay"]
+    assert rest == ["1 artifact, 10.0Gi, would go; 10.0Gi stay"]
 
 
 def test_what_is_over_the_quota(api, run):

@@ -171,7 +171,7 @@ def test_another_identity_than_the_artifacts(run, api, tmp_path):
     result = run("--checkpoint=llama", identity="c.yaml")
     assert result.exit_code == errors.ArtifactError.exit_code
     assert f"it is of identity hash {HASH}" in result.stderr
-    assert not api.requests
+    assert {method for method, *_ in api.requests} == {"GET"}
     assert not list((tmp_path / "b").iterdir())
 
 
@@ -193,9 +193,19 @@ def test_a_checkpoint_that_shares_the_artifacts_of_another(run, api):
     add(api, "llama")
     result = run("--checkpoint=llama")
     assert result.exit_code == errors.InputError.exit_code
-    assert "llama shares the artifacts of first, which is older" in result.stderr
+    assert "are those of DynamoCheckpoint first, which is older than llama" in result.stderr
     assert "say --checkpoint team/first" in result.stderr
+    assert not run.there(), "nothing is moved before"
     assert run("--checkpoint=first").exit_code == 0
+
+
+def test_none_is_made_beside_the_owner_of_its_artifacts(run, api):
+    add(api, "first")
+    result = run("--checkpoint=llama")
+    assert result.exit_code == errors.InputError.exit_code
+    assert "say --checkpoint team/first" in result.stderr
+    assert f"{CHECKPOINTS}/llama" not in api.objects
+    assert not run.there()
 
 
 def test_a_checkpoint_that_is_full(run, api):
@@ -258,7 +268,9 @@ def test_an_api_server_that_refuses(run, api, method, path, status, message):
     result = run("--checkpoint=llama")
     assert result.exit_code == errors.ApiError.exit_code
     assert message in result.stderr
-    assert run.there(), "the artifact stays, and the next try is quick"
+    # Who owns artifacts is asked before anything is moved. Later the artifact stays, and the next
+    # try is quick.
+    assert run.there() == ((method, path) != ("GET", CHECKPOINTS))
 
 
 def test_another_context(run, api, tmp_path, monkeypatch):
@@ -306,7 +318,7 @@ def test_an_api_server_that_does_not_answer(run, api, tmp_path, monkeypatch):
     result = run("--checkpoint=llama")
     assert result.exit_code == errors.ApiError.exit_code
     assert "KUBECONFIG and --context say which cluster is asked" in result.stderr
-    assert run.there(), "the artifact stays"
+    assert not list((tmp_path / "b").iterdir())
 
 
 def test_a_context_is_for_a_checkpoint(run, tmp_path):

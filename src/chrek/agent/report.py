@@ -40,6 +40,8 @@ class Start(msgspec.Struct, frozen=True, kw_only=True):
     """RFC 3339; filled in when it is reported."""
     steps: dict[str, float] = {}
     """Seconds of each step of a restore."""
+    seconds: float = 0.0
+    """Of a whole restore, of which some steps overlap; 0 where there was none."""
 
 
 class Reporter:

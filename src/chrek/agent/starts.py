@@ -275,6 +275,7 @@ class Starts:
             uuid=plan.record.uuid,
             variant=plan.record.variant,
             steps=result.seconds,
+            seconds=result.total_seconds,
         )
         self._reporter.start(pod, start)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -21,7 +20,6 @@ from chrek.cli import (
     explain_command,
     explanation,
     reading,
-    records,
 )
 
 Object = dict[str, Any]
@@ -33,8 +31,6 @@ SETTLE_SECONDS = 10.0
 """How long after Ready the agent may take to say how the pod started."""
 GONE_SECONDS = 120.0
 """How long beyond its grace period a pod may take to be gone."""
-_RESTORED = re.compile(r" in ([0-9.]+) s\b")
-"""In the agent's words; its annotation has only steps, of which some overlap."""
 _OPEN = ("unknown", "pending")
 """Outcomes that are none yet."""
 _AGAIN = (0, 429, 500, 502, 503, 504)
@@ -316,7 +312,7 @@ def _trial(
         outcome=outcome,
         reason=start.reason if start else "",
         message=start.message if start else "",
-        restore_seconds=_restore_seconds(start),
+        restore_seconds=start.seconds if start else None,
         steps=start.steps if start else {},
         pulled=bool(pulling),
         restarts=sum(int(one.get("restartCount") or 0) for one in statuses),
@@ -326,13 +322,6 @@ def _trial(
 
 def _rounded(seconds: float | None) -> float | None:
     return None if seconds is None else round(seconds, 3)
-
-
-def _restore_seconds(start: records.Start | None) -> float | None:
-    if start is None or start.outcome != "restored":
-        return None
-    found = _RESTORED.search(start.message)
-    return float(found[1]) if found else None
 
 
 def describe(trial: bench_records.Trial) -> str:

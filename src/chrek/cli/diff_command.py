@@ -31,8 +31,8 @@ def command(
     """Say what differs between a pod and what checkpoints captured.
 
     The first argument is a pod, KIND/NAME of a workload, whose newest pod counts, or a checkpoint;
-    dckpt/NAME is always a checkpoint. Others are checkpoints by name or hash; without them it is the
-    one that the pod asks for.
+    dckpt/NAME is always a checkpoint. Others are checkpoints by name or hash; without them it is
+    the one that the pod asks for.
 
     Compared is what objects tell: image, command, env, user, GPUs, mounts, resources. What only the
     node knows, an agent compares when the pod starts: chrek explain POD. Values of env are never

@@ -64,6 +64,7 @@ class Told:
     uuid: str = ""
     variant: str = ""
     steps: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    seconds: float | None = None
 
 
 def needs_log(pod: Object, events: Sequence[Object] | None) -> bool:
@@ -88,6 +89,7 @@ def told(pod: Object, events: Sequence[Object] | None = None, log: str = "") -> 
             uuid=str(start.get("uuid", "")),
             variant=str(start.get("variant", "")),
             steps=_steps(start.get("steps")),
+            seconds=_seconds(start.get("seconds")),
         )
     skipped = str(annotations.get(names.ANNOTATION_SKIPPED, ""))
     if skipped:
@@ -110,6 +112,10 @@ def _source(annotations: Mapping[str, str]) -> Told:
     return Told(
         "source", reason, message, at=result.createdAt, by="annotation", steps=_steps(result.steps)
     )
+
+
+def _seconds(raw: object) -> float | None:
+    return float(raw) if isinstance(raw, int | float) and raw > 0 else None
 
 
 def _steps(raw: object) -> dict[str, float]:
@@ -208,6 +214,7 @@ def explain(seen: Seen) -> records.Start:
         artifact=_artifact(status, start.uuid, variant),
         capture=next((c for c in checkpoints.captures(status) if c.variant == variant), None),
         steps=dict(start.steps),
+        seconds=start.seconds,
         steps_command=_agent_log(seen) if start.outcome in _STEPS and not start.steps else "",
         differences=_differences(start, pod, item),
         gaps=_gaps(seen) if start.outcome == "unmanaged" else [],

@@ -108,6 +108,21 @@ def make_ready(
     )
 
 
+def check(reader: reading.Reader, wanted: Checkpoint) -> None:
+    """See that a DynamoCheckpoint can have an artifact, before any is moved or created.
+
+    Raises:
+        InputError: another one owns the artifacts of this identity.
+        ApiError: the API server refused or did not answer.
+    """
+    from chrek.operator import cache
+
+    same = _of_identity(reader, wanted)
+    owner = cache.oldest(same)
+    if owner is not None and owner["metadata"]["name"] != wanted.name:
+        raise _shared(wanted, owner)
+
+
 def _explained(err: errors.ApiError, wanted: Checkpoint) -> errors.ApiError:
     """Why a status was not written: that is a right of its own."""
     if err.status != 403:
@@ -184,8 +199,7 @@ def _own(reader: reading.Reader, wanted: Checkpoint) -> Object:
     """The DynamoCheckpoint, if it is the one of its identity that owns artifacts."""
     from chrek.operator import cache
 
-    hashed = wanted.known.hash()
-    same = [item for item in reader.find(reading.CHECKPOINTS) if _hash(item) == hashed]
+    same = _of_identity(reader, wanted)
     found = next((item for item in same if item["metadata"]["name"] == wanted.name), None)
     if found is None:
         raise errors.InputError(
@@ -194,12 +208,22 @@ def _own(reader: reading.Reader, wanted: Checkpoint) -> Object:
         )
     owner = cache.oldest(same) or found
     if owner["metadata"]["name"] != wanted.name:
-        raise errors.InputError(
-            f"{names.CHECKPOINT_KIND} {wanted.name} shares the artifacts of "
-            f"{owner['metadata']['name']}, which is older",
-            hint=f"say --checkpoint {wanted.namespace}/{owner['metadata']['name']}",
-        )
+        raise _shared(wanted, owner)
     return found
+
+
+def _of_identity(reader: reading.Reader, wanted: Checkpoint) -> list[Object]:
+    hashed = wanted.known.hash()
+    return [item for item in reader.find(reading.CHECKPOINTS) if _hash(item) == hashed]
+
+
+def _shared(wanted: Checkpoint, owner: Object) -> errors.InputError:
+    name = owner["metadata"]["name"]
+    return errors.InputError(
+        f"the artifacts of this identity are those of {names.CHECKPOINT_KIND} {name}, which is "
+        f"older than {wanted.name}",
+        hint=f"say --checkpoint {wanted.namespace}/{name}",
+    )
 
 
 def _hash(item: Mapping[str, Any]) -> str:

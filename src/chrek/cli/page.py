@@ -70,13 +70,13 @@ def _tiles(report: page_data.Report) -> Safe:
             f"{len(report.rows):,}",
             _list(f"{n} {name}" for name, n in phases.items()),
         ),
-        ("Stored", quantity.human(stored), _many(len(report.artifacts), "artifact")),
+        ("Stored", quantity.human(stored), printing.many(len(report.artifacts), "artifact")),
         (
             "Warm starts",
             f"{warm:,} of {every:,}",
             f"{100 * warm / every:.0f} %" if every else "none yet",
         ),
-        ("Cold starts", f"{cold:,}", _many(every - warm - cold, "failed restore")),
+        ("Cold starts", f"{cold:,}", printing.many(every - warm - cold, "failed restore")),
     ]
     told = [
         tag("div", tag("dt", name), tag("dd", value, tag("small", more)))
@@ -87,10 +87,6 @@ def _tiles(report: page_data.Report) -> Safe:
 
 def _list(words: Iterable[str]) -> str:
     return ", ".join(words) or "none"
-
-
-def _many(number: int, word: str) -> str:
-    return f"{number:,} {word}{'' if number == 1 else 's'}"
 
 
 def _checkpoints(report: page_data.Report) -> Safe:
@@ -106,7 +102,7 @@ def _checkpoints(report: page_data.Report) -> Safe:
             cells.insert(1, row.namespace)
     size = header.index("Size")
     first = "" if found[0].phase == "Ready" else "those that are not Ready first, then "
-    caption = f"{_many(len(rows), 'checkpoint')}, {first}by name"
+    caption = f"{printing.many(len(rows), 'checkpoint')}, {first}by name"
     tall = len(rows) > MOST_ROWS
     return table(caption, header, rows, numbers=(size, size + 1), tall=tall)
 
@@ -176,7 +172,7 @@ def _sizes(report: page_data.Report) -> Safe:
     more = []
     if rest:
         size = quantity.human(sum(one.artifact.bytes for one in rest))
-        words = f"And {_many(len(rest), 'smaller artifact')}, together {size}."
+        words = f"And {printing.many(len(rest), 'smaller artifact')}, together {size}."
         more.append(tag("p", words, class_="muted"))
     return join([page_charts.bars("sizes-chart", "Sizes of the largest artifacts", bars), *more])
 
@@ -196,7 +192,7 @@ def _starts(report: page_data.Report) -> Safe:
         words = ", ".join(f"{n} {word}" for word, n in sorted(others.items()))
         more.append(tag("p", f"Managed pods that are in no column: {words}.", class_="muted"))
     if older:
-        words = f"{_many(older, 'start')} before {columns[0].label} not shown."
+        words = f"{printing.many(older, 'start')} before {columns[0].label} not shown."
         more.append(tag("p", words, class_="muted"))
     if not columns:
         text = (

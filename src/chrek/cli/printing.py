@@ -91,6 +91,11 @@ def coloured(text: str, word: str) -> str:
     return f"{before} {click.style(word, fg=style)} {after}" if found else text
 
 
+def many(number: int, word: str) -> str:
+    """Such as `1 artifact` or `1,200 artifacts`."""
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
 def age(text: str, now: datetime.datetime) -> str:
     """How long ago a time was, as kubectl tells it, such as `5m` or `3d`; empty without one."""
     found = when(text)

@@ -145,16 +145,16 @@ def show(found: records.Pruning) -> None:
     ]
     if rows:
         click.echo("\n".join(printing.table(_HEADER, rows)))
-    size = quantity.human(found.bytes)
+    artifacts, size = printing.many(found.artifacts, "artifact"), quantity.human(found.bytes)
     if found.left_bytes is None:
         click.echo(
-            f"{found.artifacts} artifacts, {size}, would be deleted, and what is there of these "
+            f"{artifacts}, {size}, would be deleted, and what is there of these "
             f"paths that no {names.CHECKPOINT_KIND} lists"
         )
         return
     quota = f" of {quantity.human(found.max_bytes)}" if found.max_bytes else ""
     left = quantity.human(found.left_bytes)
-    click.echo(f"{found.artifacts} artifacts, {size}, would go; {left}{quota} stay")
+    click.echo(f"{artifacts}, {size}, would go; {left}{quota} stay")
     for kept in found.kept:
         click.echo(f"  {kept.artifacts}, {quantity.human(kept.bytes)}, stay: {kept.why}")
     if found.over_bytes:

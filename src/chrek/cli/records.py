@@ -165,6 +165,8 @@ class Start(_Record, frozen=True, kw_only=True):
     """For this pod's variant, if it is under way or has failed."""
     steps: dict[str, float]
     """Seconds of each step of the restore; empty where the annotation does not have them."""
+    seconds: float | None
+    """Of the whole restore; steps overlap."""
     steps_command: str
     """That shows them then."""
     differences: list[Difference]

@@ -302,7 +302,9 @@ def _checkpoint(
     where, _, name = reference.rpartition("/")
     raw, known = imported.read_identity(file)
     reader = reading.connect(where or namespace, context)
-    return reader, imported.Checkpoint(reader.namespace, name, raw, known)
+    wanted = imported.Checkpoint(reader.namespace, name, raw, known)
+    imported.check(reader, wanted)
+    return reader, wanted
 
 
 def _make_ready(
