@@ -72,7 +72,7 @@ async def test_a_restored_pod(server, reporter):
         "variant": "aaaa",
         "at": condition["lastTransitionTime"],
         "steps": {"criu": 0.5},
-            "seconds": 0.6,
+        "seconds": 0.6,
     }
     assert datetime.datetime.fromisoformat(start["at"]).tzinfo is not None
 

@@ -153,7 +153,7 @@ def test_help(run, name):
 
 @pytest.mark.parametrize(
     "arguments",
-    [["list", "x"], ["show"], ["explain"], ["diff", "a"], ["retry"], ["verify", "/"],
+    [["list", "x"], ["show"], ["explain"], ["diff"], ["retry"], ["verify", "/"],
      ["verify", "/", "--all", "x"], ["list", "-o", "wide"],
      ["retry", "a", "--wait", "--dry-run"]],
 )  # fmt: skip
