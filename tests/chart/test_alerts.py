@@ -7,7 +7,7 @@ import pytest
 
 from chart import alert_cases, rendered
 
-pytestmark = pytest.mark.helm
+pytestmark = [pytest.mark.helm, pytest.mark.chart]
 
 FLAGS = ("--set=podMonitor.enabled=true", "--set=monitoring.rules.enabled=true")
 BY_ALERT = {

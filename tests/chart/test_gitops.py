@@ -16,7 +16,7 @@ GUIDE = (ROOT / "docs" / "gitops.md").read_text()
 TEAM = "my-team"
 """The guide's namespace."""
 
-pytestmark = pytest.mark.helm
+pytestmark = [pytest.mark.helm, pytest.mark.chart]
 
 
 def blocks(language):

@@ -4,7 +4,7 @@ import pytest
 
 from chart import rendered
 
-pytestmark = pytest.mark.helm
+pytestmark = [pytest.mark.helm, pytest.mark.chart]
 
 
 def of(helm, path, **flags):

@@ -21,6 +21,7 @@ from fakes import api_server, release, warm
 
 pytestmark = [
     pytest.mark.helm,
+    pytest.mark.chart,
     pytest.mark.filterwarnings("ignore:HTTPResponse.getheaders:DeprecationWarning"),
 ]
 CRDS = pathlib.Path(__file__).resolve().parents[2] / "charts" / "chrek" / "files" / "crds"

@@ -18,7 +18,7 @@ PATH = "dynamo-operator.checkpoint.storage"
 OPENS = {"store-credentials", "store-ca", "encryption"}
 """Volumes that open a server."""
 
-pytestmark = pytest.mark.helm
+pytestmark = [pytest.mark.helm, pytest.mark.chart]
 
 S3 = {
     "type": "s3",
