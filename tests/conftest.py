@@ -26,7 +26,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--heavy", action="store_true", help="run tests marked heavy as well")
 
 
+FAST_FOLDERS = ("unit", "c", "chart", "cluster", "gpu", "conformance")
+"""As in `scripts/test`: elsewhere a test without one of these markers is in none of its stages."""
+MARKERS = ("system", "cluster", "cluster_down", "e2e")
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    for item in items:
+        folder = item.path.relative_to(ROOT / "tests").parts[0]
+        marked = any(map(item.get_closest_marker, MARKERS))
+        if not marked and folder not in FAST_FOLDERS:
+            raise pytest.UsageError(f"{item.nodeid} is in no stage of scripts/test: mark it")
     if config.getoption("--heavy"):
         return
     heavy = [item for item in items if item.get_closest_marker("heavy")]

@@ -2,6 +2,7 @@
 
 import ast
 import pathlib
+import re
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 UNIT = ROOT / "tests/unit"
@@ -92,3 +93,11 @@ def test_exceptions_are_still_needed():
         assert name in MODULES, f"{name} is gone or small: drop it from ELSEWHERE"
         assert not MODULES[name].exists(), f"{name} has tests of its own: drop it from ELSEWHERE"
         assert (ROOT / where).exists(), f"{name}: {where} is not there"
+
+
+def test_scripts_test_and_conftest_mean_the_same_folders():
+    found = set()
+    for path in ("scripts/test", "tests/conftest.py"):
+        (line,) = re.findall(r"^FAST_FOLDERS = (.*)$", (ROOT / path).read_text(), re.MULTILINE)
+        found.add(line)
+    assert len(found) == 1, found
