@@ -14,6 +14,7 @@ CHART = ROOT / "charts" / "chrek"
 
 
 @pytest.mark.helm
+@pytest.mark.chart
 @pytest.mark.parametrize("path", rendered.VALUES, ids=lambda path: path.stem)
 def test_helm_lint_strict(helm, path):
     done = helm.run("lint", "--strict", f"--values={path}", CHART)
@@ -21,6 +22,7 @@ def test_helm_lint_strict(helm, path):
 
 
 @pytest.mark.helm
+@pytest.mark.chart
 def test_ct_lint_with_every_values_file(helm, tool_path, values_files):
     """Lints Chart.yaml, renders each ci/*-values.yaml and runs the helm-unittest suites."""
     assert len(values_files) >= 8
