@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import signal
 from collections.abc import Generator
 
 import hypothesis
@@ -75,6 +76,9 @@ def pytest_configure(config: pytest.Config) -> None:
     # that share the tests may: without, each compiles every assertion again, at each run.
     if not getattr(config.option, "numprocesses", None) or hasattr(config, "workerinput"):
         os.environ.setdefault("PYTHONDONTWRITEBYTECODE", "1")
+    # A shell's background jobs are deaf to Ctrl-C, and so is what they start; tests send it.
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     # No deadline: a busy machine is no failure. In CI the examples are the same each time.
     hypothesis.settings.register_profile("chrek", deadline=None, derandomize=in_ci())
     hypothesis.settings.load_profile("chrek")
