@@ -67,7 +67,9 @@ COPY --from=bundle /usr/lib/chrek /usr/lib/chrek
 COPY --from=dependencies /opt/venv /opt/venv
 COPY --from=application /out /
 COPY hooks /opt/chrek/hooks
+# Of each thread's own arena the allocator keeps what a busy moment needed: two do for all of them.
 ENV PATH=/opt/venv/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+    MALLOC_ARENA_MAX=2 \
     PYTHONUNBUFFERED=1 \
     PYTHONDONTWRITEBYTECODE=1 \
     CHREK_LIBEXEC=/usr/lib/chrek
