@@ -67,3 +67,29 @@ def test_a_source_that_is_not_there(tmp_path):
 def test_names():
     assert streams.named("-", "output") == "standard output"
     assert streams.named("x.tar", "input") == "x.tar"
+
+
+def test_what_is_no_file_is_not_replaced_by_one(tmp_path):
+    path = tmp_path / "pipe"
+    os.mkfifo(path)
+    reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        with streams.reserved(path) as write:
+            write(b"a document")
+        assert os.read(reader, 100) == b"a document"
+        assert path.is_fifo()
+    finally:
+        os.close(reader)
+    assert [one.name for one in tmp_path.iterdir()] == ["pipe"]
+
+
+def test_a_document_is_there_wholly_or_not_at_all(tmp_path):
+    path = tmp_path / "x.json"
+    path.write_text("old")
+    with pytest.raises(KeyError), streams.reserved(path):
+        raise KeyError
+    assert path.read_text() == "old"
+    with streams.reserved(path) as write:
+        write(b"new")
+    assert path.read_text() == "new"
+    assert [one.name for one in tmp_path.iterdir()] == ["x.json"]

@@ -8,17 +8,15 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
-import os
 import pathlib
 import secrets
-import tempfile
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING, Any, BinaryIO
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from chrek import errors, state
-from chrek.cli import completing, printing, reading
+from chrek.cli import completing, printing, reading, streams
 from chrek.cli import workload as workloads
 
 if TYPE_CHECKING:
@@ -131,7 +129,8 @@ def command(
     if options["dry_run"]:
         _print_pods(plan, output)
         return
-    with _reserved(options["output_file"]) as write:
+    file = options["output_file"]
+    with streams.reserved(file) if file else contextlib.nullcontext(_nowhere) as write:
         bench_checks.rights(reader)
         bench_checks.admitted(reader, plan, items)
         trials: list[bench_records.Trial] = []
@@ -148,6 +147,10 @@ def command(
         raise errors.ChrekError(making.problem, hint=_hint(bench))
     if not any(trial.counted for trial in trials if trial.kind == "warm"):
         raise errors.ChrekError("no warm pod was restored", hint=_hint(bench))
+
+
+def _nowhere(_data: bytes) -> None:
+    """Writes no file."""
 
 
 def _say(line: str) -> None:
@@ -218,38 +221,3 @@ def _json(bench: bench_records.Bench) -> bytes:
 
     text = json.dumps(msgspec.to_builtins(bench), indent=2, ensure_ascii=False)
     return f"{text}\n".encode()
-
-
-@contextlib.contextmanager
-def _reserved(path: pathlib.Path | None) -> Iterator[Callable[[bytes], None]]:
-    """Writes a file wholly or not at all; whether it can be made is known at the beginning."""
-    if path is None:
-        yield lambda data: None
-        return
-    try:
-        folder = path.resolve().parent
-        fd, name = tempfile.mkstemp(prefix=f".{path.name[:200]}.", dir=folder)
-    except OSError as err:
-        raise errors.InputError(
-            f"{path}: cannot be written: {err.strerror}", hint="check the path and the disk"
-        ) from err
-    with open(fd, "wb") as out:
-        try:
-            yield lambda data: _finish(out, data, name, path)
-        finally:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
-
-
-def _finish(out: BinaryIO, data: bytes, name: str, path: pathlib.Path) -> None:
-    try:
-        out.write(data)
-        out.flush()
-        umask = os.umask(0)
-        os.umask(umask)
-        os.fchmod(out.fileno(), 0o666 & ~umask)
-        os.replace(name, path.resolve())
-    except OSError as err:
-        raise errors.InputError(
-            f"{path}: cannot be written: {err.strerror}", hint="check the path and the disk"
-        ) from err

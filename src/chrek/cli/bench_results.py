@@ -122,14 +122,10 @@ def machine(
     reader: reading.Reader, nodes: Iterable[str], now: datetime.datetime
 ) -> bench_records.Machine:
     """Where it was measured; what may not be read is a note of the reader."""
-    try:
-        version = str((reader.cluster.get("/version") or {}).get("gitVersion", ""))
-    except errors.ApiError:
-        version = ""
     return bench_records.Machine(
         date=f"{now.astimezone(datetime.UTC):%Y-%m-%dT%H:%M:%SZ}",
         chrek=chrek.__version__,
-        kubernetes=version,
+        kubernetes=reader.version(),
         nodes=[_node(reader, name) for name in sorted(set(nodes) - {""})],
     )
 
@@ -169,7 +165,8 @@ def lines(bench: bench_records.Bench) -> list[str]:
     warm = sum(one.counted for one in bench.trials if one.kind == "warm")
     made = [
         f"{bench.workload} in namespace {bench.namespace}, checkpoint {bench.checkpoint}: "
-        f"{_pods(cold, 'cold')}, {_pods(warm, 'warm')}; median (least to most)",
+        f"{printing.many(cold, 'cold pod')}, {printing.many(warm, 'warm pod')}; "
+        "median (least to most)",
         *_table(bench.phases),
     ]
     nodes = sorted({one.node for one in bench.trials if one.counted})
@@ -178,10 +175,6 @@ def lines(bench: bench_records.Bench) -> list[str]:
             made += ["", f"node {node}"]
             made += _table(phases(one for one in bench.trials if one.node == node))
     return made
-
-
-def _pods(count: int, kind: str) -> str:
-    return f"{count} {kind} pod{'' if count == 1 else 's'}"
 
 
 def _table(found: Iterable[bench_records.Phase]) -> list[str]:

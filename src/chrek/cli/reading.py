@@ -133,6 +133,13 @@ class Reader:
         with self._asked("patch", kind, self.namespace):
             return self.cluster.merge(workstation.path(*kind, self.namespace, name), patch)
 
+    def version(self) -> str:
+        """Of Kubernetes, such as `v1.34.4`; empty where it is not told."""
+        try:
+            return str((self.cluster.get("/version") or {}).get("gitVersion", ""))
+        except errors.ApiError:
+            return ""
+
     def log(self, pod: str, container: str) -> str:
         """The first lines of a container's log; empty, and a note, where one may not read them."""
         kind = (PODS[0], "pods/log")

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime
 import os
 import pathlib
-import tempfile
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import click
 
 import chrek
-from chrek import cli, errors, names
-from chrek.cli import completing, reading
+from chrek import cli, names
+from chrek.cli import completing, reading, streams
 
 if TYPE_CHECKING:
     from chrek.cli import page_data
@@ -78,7 +75,8 @@ def command(
     if output == "-":
         click.echo(data, nl=False)
     else:
-        _write(output, data)
+        with streams.reserved(pathlib.Path(output)) as write:
+            write(data)
         counts = page_data.count(found.starts)
         starts = sum(counts[word] for word in page_data.STARTED)
         click.echo(f"{output}: {len(found.rows)} checkpoints, {starts} starts")
@@ -91,6 +89,7 @@ def gather(
 ) -> page_data.Report:
     """Read what is shown; what may not be read is a note."""
     from chrek.cli import checkpoints, page_data
+    from chrek.kube import glance
 
     items = reader.find(reading.CHECKPOINTS)
     pods = reader.look(reading.PODS, labels={names.LABEL_MANAGED: "true"})
@@ -101,8 +100,8 @@ def gather(
     rows, artifacts = page_data.checkpoint_rows(items, checkpoints.Asking(pods, graphs or ()))
     return page_data.Report(
         facts={
-            "Cluster": context or _current_context() or "the one this runs in",
-            "Kubernetes": _version(reader),
+            "Cluster": context or glance.read(os.environ).current or "the one this runs in",
+            "Kubernetes": reader.version(),
             "Namespace": reader.namespace or "all",
             "Time": f"{now.astimezone(datetime.UTC):%Y-%m-%d %H:%M:%S} UTC",
             "chrek": chrek.__version__,
@@ -116,48 +115,3 @@ def gather(
         notes=notes,
         program=cli.program(),
     )
-
-
-def _version(reader: reading.Reader) -> str:
-    try:
-        found: Mapping[str, Any] = reader.cluster.get("/version") or {}
-    except errors.ApiError:
-        return ""
-    return str(found.get("gitVersion", ""))
-
-
-def _current_context() -> str:
-    """The kubeconfig's, of its first file that names one, as kubectl takes it."""
-    import yaml
-
-    files = os.environ.get("KUBECONFIG") or os.path.expanduser("~/.kube/config")
-    for file in filter(None, files.split(os.pathsep)):
-        with contextlib.suppress(OSError, ValueError, yaml.YAMLError):
-            found = yaml.safe_load(pathlib.Path(file).read_text())
-            if isinstance(found, dict) and found.get("current-context"):
-                return str(found["current-context"])
-    return ""
-
-
-def _write(file: str, data: bytes) -> None:
-    """Write a file wholly or not at all."""
-    path = pathlib.Path(file)
-    try:
-        if path.exists() and not path.is_file():
-            path.write_bytes(data)
-            return
-        fd, name = tempfile.mkstemp(prefix=f".{path.name[:200]}.", dir=path.resolve().parent)
-        try:
-            with open(fd, "wb") as out:
-                out.write(data)
-                umask = os.umask(0)
-                os.umask(umask)
-                os.fchmod(fd, 0o666 & ~umask)
-            os.replace(name, path.resolve())
-        except BaseException:
-            os.unlink(name)
-            raise
-    except OSError as err:
-        raise errors.InputError(
-            f"{file}: cannot be written: {err.strerror}", hint="check the path and the disk"
-        ) from err

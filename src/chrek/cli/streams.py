@@ -1,4 +1,4 @@
-"""Files and streams that tars of artifacts go to and come from."""
+"""Files and streams that commands write and read: tars of artifacts, and documents."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import pathlib
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 from chrek import errors
@@ -73,6 +73,56 @@ def _complete_file(path: pathlib.Path) -> Iterator[BinaryIO]:
     except BaseException:
         os.unlink(name)
         raise
+
+
+@contextlib.contextmanager
+def reserved(path: pathlib.Path) -> Iterator[Callable[[bytes], None]]:
+    """Writes a file wholly or not at all; whether it can be made is known at the beginning.
+
+    What is no file, such as /dev/stdout, is written as it is.
+
+    Raises:
+        InputError: it cannot be written.
+    """
+    with _refused(path):
+        special = path.exists() and not path.is_file()
+        if not special:
+            folder = path.resolve().parent
+            fd, name = tempfile.mkstemp(prefix=f".{path.name[:200]}.", dir=folder)
+    if special:
+        yield lambda data: _write(path, data)
+        return
+    with open(fd, "wb") as out:
+        try:
+            yield lambda data: _finish(out, data, name, path)
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(name)
+
+
+def _write(path: pathlib.Path, data: bytes) -> None:
+    with _refused(path):
+        path.write_bytes(data)
+
+
+def _finish(out: BinaryIO, data: bytes, name: str, path: pathlib.Path) -> None:
+    with _refused(path):
+        out.write(data)
+        out.flush()
+        umask = os.umask(0)
+        os.umask(umask)
+        os.fchmod(out.fileno(), 0o666 & ~umask)
+        os.replace(name, path.resolve())
+
+
+@contextlib.contextmanager
+def _refused(path: pathlib.Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as err:
+        raise errors.InputError(
+            f"{path}: cannot be written: {err.strerror}", hint="check the path and the disk"
+        ) from err
 
 
 @contextlib.contextmanager
