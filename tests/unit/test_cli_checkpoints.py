@@ -62,7 +62,7 @@ def test_a_row():
         *("1", "1.3Gi", "2h", "never", "<none>"),
     )
     assert len(checkpoints.HEADER) == 11
-    assert checkpoints.reference(row) == "dynamocheckpoint.nvidia.com/llama"
+    assert checkpoints.label(row.name) == "dynamocheckpoint.nvidia.com/llama"
 
 
 def test_the_older_name_of_a_field():

@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from chrek import errors, identity, names, state, variant
-from chrek.cli import completing, printing, reading, records, waiting
+from chrek.cli import checkpoints, completing, printing, reading, records, waiting
 from chrek.cli import workload as workloads
 
 Object = dict[str, Any]
@@ -121,7 +121,7 @@ def command(
     )
     if options["opt_in"]:
         workloads.check_opt_in(found)
-    label = f"{names.CHECKPOINT_KIND.lower()}.{names.GROUP}/{wanted['metadata']['name']}"
+    label = checkpoints.label(wanted["metadata"]["name"])
     if options["dry_run"]:
         if output == "name":
             click.echo(label)

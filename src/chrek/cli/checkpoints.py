@@ -235,9 +235,9 @@ def detail(item: Object, items: Sequence[Object], asking: Asking) -> records.Det
     )
 
 
-def reference(row: records.Checkpoint) -> str:
-    """As `-o name` prints it."""
-    return f"{names.CHECKPOINT_KIND.lower()}.{names.GROUP}/{row.name}"
+def label(name: str) -> str:
+    """As `-o name` prints a checkpoint of this name."""
+    return f"{names.CHECKPOINT_KIND.lower()}.{names.GROUP}/{name}"
 
 
 def count(row: records.Checkpoint) -> str:

@@ -65,9 +65,7 @@ def command(
     if output == "table":
         _show(found)
     else:
-        wanted = [
-            f"{names.CHECKPOINT_KIND.lower()}.{names.GROUP}/{one.checkpoint}" for one in found
-        ]
+        wanted = [checkpoints.label(one.checkpoint) for one in found]
         printing.data(output, records.Comparisons(comparisons=found), wanted)
     if any(difference.reason for one in found for difference in one.differences):
         raise SystemExit(errors.CompatibilityError.exit_code)

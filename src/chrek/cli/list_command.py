@@ -42,7 +42,7 @@ def show(reader: reading.Reader, output: str, now: datetime.datetime) -> None:
     rows = [checkpoints.row(item, asking) for item in items]
     rows.sort(key=lambda row: (row.namespace, row.name))
     if output != "table":
-        names = map(checkpoints.reference, rows)
+        names = [checkpoints.label(row.name) for row in rows]
         printing.data(output, records.Listing(checkpoints=rows), names)
     elif rows:
         start = 1 if reader.namespace else 0

@@ -10,9 +10,13 @@ if TYPE_CHECKING:
     from chrek import transfer
 
 
-class Artifact(
+class _Record(
     msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"
 ):
+    pass
+
+
+class Artifact(_Record, frozen=True, kw_only=True):
     """An artifact that is where it should be."""
 
     path: str
@@ -30,18 +34,14 @@ class Artifact(
     """0 where nothing was moved."""
 
 
-class Failure(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"
-):
+class Failure(_Record, frozen=True, kw_only=True):
     """An artifact that is missing or damaged, or of which the target has another one."""
 
     path: str
     error: str
 
 
-class Movement(
-    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename="camel"
-):
+class Movement(_Record, frozen=True, kw_only=True):
     """`chrek copy`, `chrek export` and `chrek import`."""
 
     artifacts: list[Artifact]

@@ -76,8 +76,7 @@ def command(
         reader.merge(reading.CHECKPOINTS, name, patch)
     if output != "table":
         found = records.Retry(namespace=reader.namespace, name=name, value=value, effects=told)
-        kind = f"{names.CHECKPOINT_KIND.lower()}.{names.GROUP}/{name}"
-        printing.data(output, found, [kind] if told else [])
+        printing.data(output, found, [checkpoints.label(name)] if told else [])
         if told and wait:
             _wait(reader, name, value, timeout, output)
         return

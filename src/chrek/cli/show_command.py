@@ -44,7 +44,7 @@ def command(
     item = checkpoints.required(items, reference, reader.namespace)
     found = checkpoints.detail(item, items, list_command.ask(reader))
     if output != "table":
-        printing.data(output, found, [checkpoints.reference(found.checkpoint)])
+        printing.data(output, found, [checkpoints.label(found.checkpoint.name)])
     else:
         show(found, datetime.datetime.now(datetime.UTC), bars=bars)
     for note in reader.notes:

@@ -133,6 +133,8 @@ def _read(artifact: stores.Artifact, watch: transfer.Watch) -> None:
 
 
 def _print(one: records.Verified) -> None:
-    rate = one.bytes / max(one.seconds, 1e-3)
-    told = f"ok {one.seconds:.1f} s {rate / 1e6:.0f} MB/s" if one.ok else f"BAD {one.error}"
+    from chrek.cli import progress
+
+    rate = progress.rate(one.bytes, one.seconds)
+    told = f"ok {one.seconds:.1f} s {rate}" if one.ok else f"BAD {one.error}"
     click.echo(f"{one.path} {one.digest or '-'} {one.bytes} {told}")

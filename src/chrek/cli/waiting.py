@@ -169,8 +169,7 @@ def wait(
         SystemExit: it was interrupted.
     """
     with interruptible(name, namespace, again), shown or view("table") as screen:
-        patient = _Patient(get, screen, min(SILENT_SECONDS, timeout), sleep, clock)
-        _wait(patient, name, namespace, screen, timeout=timeout, sleep=sleep, clock=clock)
+        _wait(get, name, namespace, screen, timeout=timeout, sleep=sleep, clock=clock)
 
 
 @contextlib.contextmanager
@@ -185,37 +184,27 @@ def interruptible(name: str, namespace: str, again: str = "") -> Iterator[None]:
         raise SystemExit(INTERRUPTED) from None
 
 
-class _Patient:
-    """Asks again while the API server does not answer, for a while."""
-
-    def __init__(
-        self,
-        get: Callable[[], Object | None],
-        screen: View,
-        most_seconds: float,
-        sleep: Callable[[float], None],
-        clock: Callable[[], float],
-    ) -> None:
-        self._get = get
-        self._screen = screen
-        self._most_seconds = most_seconds
-        self._sleep = sleep
-        self._clock = clock
-
-    def __call__(self) -> Object | None:
-        since = self._clock()
-        noted = False
-        while True:
-            try:
-                return self._get()
-            except errors.ApiError as err:
-                answered = 0 < err.status < 500 and err.status != 429
-                if answered or self._clock() - since >= self._most_seconds:
-                    raise
-                if not noted:
-                    self._screen.note(f"asking again: {err.message}")
-                noted = True
-            self._sleep(POLL_SECONDS)
+def _asked(
+    get: Callable[[], Object | None],
+    screen: View,
+    *,
+    most_seconds: float,
+    sleep: Callable[[float], None],
+    clock: Callable[[], float],
+) -> Object | None:
+    """What `get` gives; while the API server does not answer it is asked again, for a while."""
+    since, noted = clock(), False
+    while True:
+        try:
+            return get()
+        except errors.ApiError as err:
+            answered = 0 < err.status < 500 and err.status != 429
+            if answered or clock() - since >= most_seconds:
+                raise
+            if not noted:
+                screen.note(f"asking again: {err.message}")
+            noted = True
+        sleep(POLL_SECONDS)
 
 
 def _wait(
@@ -231,7 +220,8 @@ def _wait(
     label, here = f"{names.CHECKPOINT_KIND} {name}", f"{name} -n {namespace}"
     start, warned = clock(), False
     while True:
-        found = get()
+        silent = min(SILENT_SECONDS, timeout)
+        found = _asked(get, screen, most_seconds=silent, sleep=sleep, clock=clock)
         if found is None:
             raise errors.CheckpointError(f"{label} was deleted", hint="make it again")
         status = state.status_of(found)

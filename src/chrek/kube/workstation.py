@@ -133,7 +133,7 @@ class Cluster:
             "watch": "true",
             "resourceVersion": resource_version,
             "timeoutSeconds": str(seconds),
-            "fieldSelector": ",".join(f"{key}={value}" for key, value in fields.items()),
+            "fieldSelector": _selector(fields),
         }
         connect, answer = self._timeout_seconds
         response = self._send("GET", path, query, timeout_seconds=(connect, seconds + answer))
@@ -207,9 +207,8 @@ class Cluster:
         """The objects of a collection that carry these labels and have these fields."""
         query = {}
         for kind, wanted in (("labelSelector", labels), ("fieldSelector", fields)):
-            selector = ",".join(f"{key}={value}" for key, value in (wanted or {}).items())
-            if selector:
-                query[kind] = selector
+            if wanted:
+                query[kind] = _selector(wanted)
         items: list[Object] = _object(self.request("GET", path, query=query)).get("items") or []
         return items
 
@@ -318,6 +317,10 @@ def _in_pod() -> bool:
 def _object(data: bytes) -> Object:
     found: Object = json.loads(data)
     return found
+
+
+def _selector(wanted: Mapping[str, str]) -> str:
+    return ",".join(f"{key}={value}" for key, value in wanted.items())
 
 
 def _message(err: client.ApiException) -> str:
